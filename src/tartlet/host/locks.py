@@ -1,0 +1,97 @@
+"""The two kernel locks of a home, and who holds them.
+
+A *file lock* is a BSD `flock` on a read-only descriptor: bound to the open file, released on close and on death.
+A *process lock* is a POSIX record lock over a whole file: the kernel names its holder, which is how `stop` and
+`suspend` find the supervisor. A process loses its record lock as soon as it closes **any** descriptor of that file,
+so nothing may open a VM's `config.json` again in the process that holds it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tartlet.errors import UserError
+
+_FLOCK = struct.Struct("hhqqi4x")
+"""`struct flock` with 64-bit offsets as 64-bit Linux lays it out: type, whence, start, length, pid."""
+
+
+class LockTrouble(UserError):
+    """A lock could not be asked for at all (missing file, no permission); being held by others is not this."""
+
+    def __init__(self, path: str | os.PathLike[str], cause: OSError) -> None:
+        super().__init__(f"cannot lock {os.fspath(path)}: {cause.strerror}")
+
+
+@contextmanager
+def file_lock(path: str | os.PathLike[str]) -> Iterator[int]:
+    """Hold the exclusive file lock of `path`, waiting for it; gives the descriptor. Raises LockTrouble."""
+    descriptor = _opened(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def try_file_lock(path: str | os.PathLike[str]) -> int | None:
+    """The descriptor that holds the exclusive file lock of `path`, or None when somebody else does. Raises LockTrouble.
+
+    The lock lasts until the caller closes the descriptor.
+    """
+    descriptor = _opened(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as exc:
+        os.close(descriptor)
+        raise LockTrouble(path, exc) from exc
+    return descriptor
+
+
+def try_process_lock(path: str | os.PathLike[str]) -> int | None:
+    """The descriptor that holds the record lock of `path` for this process, or None when another process does.
+
+    Raises LockTrouble. Closing the descriptor, or any other of this file in this process, gives the lock up.
+    """
+    descriptor = _opened(path, os.O_RDWR)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(descriptor)
+        if exc.errno in (errno.EACCES, errno.EAGAIN):
+            return None
+        raise LockTrouble(path, exc) from exc
+    return descriptor
+
+
+def lock_holder(path: str | os.PathLike[str]) -> int:
+    """The process that holds the record lock of `path`; 0 when nobody does or the file cannot be opened.
+
+    This process's own lock does not count (the kernel never reports it). From inside another PID namespace the
+    holder reads as 0 too.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        query = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, query))
+    finally:
+        os.close(descriptor)
+    return 0 if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _opened(path: str | os.PathLike[str], flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except OSError as exc:
+        raise LockTrouble(path, exc) from exc

@@ -1,0 +1,48 @@
+"""One runner for other programs: words, never a shell."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping
+
+import anyio
+
+from tartlet.errors import ToolFailed, ToolMissing
+
+log = logging.getLogger(__name__)
+
+
+async def run(*argv: str | os.PathLike[str], stdin: bytes | None = None, env: Mapping[str, str] | None = None) -> str:
+    """Run a program to its end and return what it printed; no shell is involved.
+
+    The caller sets the deadline (`anyio.fail_after`). When it passes, or the task is
+    cancelled, the child is killed and reaped first. `env` is added to the environment.
+    Raises ToolMissing, ToolFailed.
+    """
+    words = [os.fspath(word) for word in argv]
+    log.debug("run: %s", shlex.join(words))
+    try:
+        done = await anyio.run_process(words, input=stdin or b"", check=False, env={**os.environ, **(env or {})})
+    except FileNotFoundError as exc:
+        raise ToolMissing(words[0]) from exc
+    return _outcome(words, done.returncode, done.stdout, done.stderr)
+
+
+def run_now(*argv: str | os.PathLike[str], timeout: float | None = None) -> str:
+    """The same for code that has no event loop. Raises ToolMissing, ToolFailed, subprocess.TimeoutExpired."""
+    words = [os.fspath(word) for word in argv]
+    log.debug("run: %s", shlex.join(words))
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout)
+    except FileNotFoundError as exc:
+        raise ToolMissing(words[0]) from exc
+    return _outcome(words, done.returncode, done.stdout, done.stderr)
+
+
+def _outcome(words: list[str], exit_status: int, stdout: bytes, stderr: bytes) -> str:
+    if exit_status:
+        raise ToolFailed(words, exit_status, stderr.decode(errors="replace"))
+    return stdout.decode(errors="replace")
