@@ -1,0 +1,82 @@
+"""The picture of the layers in the README is true: imports only point down."""
+
+from __future__ import annotations
+
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from imports_of import ROOT, imports_in, layer_of, layers_imported, modules
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "cli": {"vm", "image", "hypervisor", "network", "guest", "console", "build", "disk", "host"},
+    "vm": {"image", "hypervisor", "network", "guest", "console", "build", "disk", "host"},
+    "image": {"disk", "host"},
+    "hypervisor": {"disk", "host"},
+    "network": {"host"},
+    "guest": {"host"},
+    "console": {"hypervisor", "host"},
+    "build": {"disk", "host"},
+    "disk": {"host"},
+    "host": set(),
+    # Single modules at the top. The last four are open to all.
+    "__init__": {"vm", "image", "hypervisor", "network", "guest", "console", "build", "disk", "host"},
+    "__main__": {"cli"},
+    "settings": set(),
+    "errors": set(),
+    "units": set(),
+    "version": set(),
+}
+OPEN_TO_ALL = {"errors", "units", "settings", "version"}
+NEEDS_NOTHING_OF_OURS = {"errors", "units", "version"}
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_only_what_stands_below_it(module: Path) -> None:
+    own = layer_of(module)
+    allowed = MAY_IMPORT[own] | {own} | (set[str]() if own in NEEDS_NOTHING_OF_OURS else OPEN_TO_ALL)
+    wrong = [f"{module}:{line} imports {layer}" for line, layer in layers_imported(module) if layer not in allowed]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_table_has_every_layer_and_no_circle() -> None:
+    assert {layer_of(module) for module in modules()} - {"__main__"} <= set(MAY_IMPORT)
+    order = list(TopologicalSorter(MAY_IMPORT).static_order())
+    assert order.index("host") < order.index("disk") < order.index("vm") < order.index("cli")
+
+
+def test_nothing_imports_the_command_line() -> None:
+    assert not [layer for layer, below in MAY_IMPORT.items() if "cli" in below and layer != "__main__"]
+
+
+@pytest.mark.parametrize(
+    "folder", [path for path in sorted(ROOT.iterdir()) if path.is_dir()], ids=lambda path: str(path.name)
+)
+def test_a_folder_is_a_package_without_code(folder: Path) -> None:
+    if folder.name != "__pycache__":
+        assert (folder / "__init__.py").read_text().strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import tartlet.vm.store", "tartlet.vm.store"),
+        ("from tartlet.vm import store", "tartlet.vm"),
+        ("from tartlet import vm", "tartlet.vm"),
+        ("from tartlet import open_store", "tartlet"),
+        ("def f():\n  from tartlet.cli import main", "tartlet.cli"),
+        ("if TYPE_CHECKING:\n  from tartlet.cli.main import main", "tartlet.cli.main"),
+        ("from ..cli import main", "tartlet.cli"),
+        ("from . import store", "tartlet.vm"),
+        ("from .. import cli", "tartlet.cli"),
+        ("import_module('tartlet.cli')", "tartlet.cli"),
+        ("importlib.import_module('tartlet.cli')", "tartlet.cli"),
+    ],
+)
+def test_an_import_is_seen_wherever_it_hides(text: str, expected: str) -> None:
+    assert [name for _, name in imports_in(text, "tartlet.vm")] == [expected]
+
+
+def test_other_packages_are_none_of_this_tests_business() -> None:
+    assert list(imports_in("import os, anyio\nfrom tartlets import x", "tartlet.vm")) == []
