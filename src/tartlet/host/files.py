@@ -1,0 +1,125 @@
+"""Changes to files that either happened or did not, whatever ends the process between."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+_RENAME_SWAP_MAC = 2
+"""`RENAME_SWAP` of renamex_np(2)."""
+_RENAME_EXCL_MAC = 4
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swap two entries of one file system in one step (renameat2(2), renamex_np(2) on a Mac). Raises OSError."""
+    _renamed(one, other, linux_flags=_RENAME_EXCHANGE, mac_flags=_RENAME_SWAP_MAC)
+
+
+def move_if_free(source: Path, target: Path) -> None:
+    """Rename `source` to `target` in one step. Raises FileExistsError when the name is taken, OSError."""
+    _renamed(source, target, linux_flags=_RENAME_NOREPLACE, mac_flags=_RENAME_EXCL_MAC)
+
+
+def write_in_place(path: Path, content: bytes) -> None:
+    """Give an existing JSON file new content while keeping its inode, with which its locks stay.
+
+    Room is claimed before the first byte changes, so a full disk leaves the old content. The bytes go out in one
+    write, padded with blanks to the old length and cut afterwards: what a death between the two leaves is the same
+    document. Raises OSError.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        padded = content.ljust(os.fstat(descriptor).st_size)
+        if sys.platform == "linux" and padded:
+            with suppress_unsupported():
+                os.posix_fallocate(descriptor, 0, len(padded))
+        _write_all(descriptor, padded)
+        os.ftruncate(descriptor, len(content))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def suppress_unsupported() -> Iterator[None]:
+    """Go on where a file system does not know an optional operation; any other failure is raised."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS):
+            raise
+
+
+def write_new(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Make a file that did not exist, and have it on the medium before returning. Raises OSError, FileExistsError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        _write_all(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Make or replace a file in one step: readers see the old content or the new, never a part. Raises OSError."""
+    beside = path.with_name(f".{path.name}.{uuid4()}")
+    try:
+        write_new(beside, content, mode)
+        os.replace(beside, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(beside)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in `folder` on the medium before returning. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress_unsupported():
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def removed(path: Path) -> None:
+    """Delete a file or a whole folder; entries that vanish meanwhile are nobody's trouble. Raises OSError."""
+    while True:
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
+        except FileNotFoundError:
+            if not os.path.lexists(path):
+                return
+        else:
+            return
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _renamed(source: Path, target: Path, *, linux_flags: int, mac_flags: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    words = os.fsencode(source), os.fsencode(target)
+    if sys.platform == "darwin":
+        failed = libc.renamex_np(*words, mac_flags)
+    else:
+        failed = libc.renameat2(_AT_FDCWD, words[0], _AT_FDCWD, words[1], linux_flags)
+    if failed:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(source), None, str(target))

@@ -1,0 +1,82 @@
+"""Entries of `tmp`: made and locked by one process, collected by any other once their maker is gone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from tartlet.errors import FileTrouble
+from tartlet.host.files import removed
+from tartlet.host.locks import LockTrouble, try_file_lock
+
+
+@contextmanager
+def scratch_folder(tmp: Path) -> Iterator[Path]:
+    """A new, locked folder in `tmp` for the length of the block; what is left of it then is deleted.
+
+    Move it elsewhere inside the block to keep it. Raises FileTrouble.
+    """
+    folder, descriptor = _claimed(tmp)
+    try:
+        yield folder
+    finally:
+        try:
+            _swept(folder, descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _claimed(tmp: Path) -> tuple[Path, int]:
+    while True:
+        folder = tmp / str(uuid4()).upper()
+        try:
+            os.mkdir(folder, 0o755)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if not tmp.is_dir():
+                raise
+            continue  # a collector was faster than our lock
+        except OSError as exc:
+            raise FileTrouble("cannot make the work folder", folder, exc) from exc
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink and os.path.isdir(folder):
+            return folder, descriptor
+        os.close(descriptor)
+
+
+def _swept(folder: Path, descriptor: int) -> None:
+    """Delete the folder unless it was moved away (its name then is free, or another's)."""
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(folder), os.fstat(descriptor)):
+            removed(folder)
+
+
+def collect(tmp: Path) -> None:
+    """Delete every entry of `tmp` that nobody holds. Raises FileTrouble, LockTrouble at the first that resists.
+
+    Entries that vanish meanwhile (another collector, their maker) are no trouble.
+    """
+    for name in sorted(os.listdir(tmp)):
+        _collect_one(tmp / name)
+
+
+def _collect_one(entry: Path) -> None:
+    try:
+        descriptor = None if entry.is_symlink() else try_file_lock(entry)
+    except LockTrouble:
+        if os.path.lexists(entry):
+            raise
+        return
+    if descriptor is None and not entry.is_symlink():
+        return
+    try:
+        removed(entry)
+    except OSError as exc:
+        raise FileTrouble("cannot remove the left-over", entry, exc) from exc
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
