@@ -42,5 +42,5 @@ class RunOptions:
 
     @property
     def wants_window(self) -> bool:
-        """A window of its own, display permitting: not with `--no-graphics`, nor with VNC unless `--graphics` says so."""
+        """A window, where there is a display: not with `--no-graphics`, nor with VNC unless `--graphics` says so."""
         return not self.no_graphics and (self.graphics or not (self.vnc or self.vnc_experimental))

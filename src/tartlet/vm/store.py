@@ -138,7 +138,7 @@ class VmStore:
         return new
 
     def delete(self, name: str) -> None:
-        """Remove a VM that does not run; it is gone from sight in one step. Raises VmMissing, VmRunning, FileTrouble."""
+        """Remove a VM that does not run, in one step for whoever looks. Raises VmMissing, VmRunning, FileTrouble."""
         vm = self.folder(name)
         if name in ("", ".", "..") or "/" in name or not os.path.lexists(vm.config_path):
             raise VmMissing(name)

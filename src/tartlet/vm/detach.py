@@ -1,0 +1,115 @@
+"""`tart run --detach`: the same supervisor in a session of its own.
+
+The process forks before it has threads or an event loop. The child supervises; until its VM runs, what it prints goes
+where the caller looks, afterwards into the VM's log. The parent reports when the VM runs (or its agent answers), or
+ends as the child ended.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from tartlet.errors import UserError
+
+_RUNNING = b"R"
+_ANSWERS = b"A"
+READY_TIMEOUT = 300
+"""Seconds `--wait-ready` gives the guest's agent to answer."""
+
+
+class NotReadyInTime(UserError):
+    """The VM runs, its agent does not answer."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(
+            f'VM "{name}" runs, but its guest agent did not answer within {seconds:.0f} seconds',
+            f"look at `tart logs {name} --serial` and `tart doctor {name}`; the VM is left running",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """The child's line to the process that waits for it."""
+
+    _pipe: int
+    _log: Path
+
+    def running(self) -> None:
+        """The VM runs: from now on standard output goes nowhere and standard error into the VM's log."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        log = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.dup2(nowhere, 0)
+        os.dup2(nowhere, 1)
+        os.dup2(log, 2)
+        os.close(nowhere)
+        os.close(log)
+        self._say(_RUNNING)
+
+    def answers(self) -> None:
+        """The guest's agent answers."""
+        self._say(_ANSWERS)
+
+    def _say(self, word: bytes) -> None:
+        with suppress(BrokenPipeError):  # whoever waited has gone; the VM goes on
+            os.write(self._pipe, word)
+
+
+def into_background(name: str, log: Path, *, until_agent: bool) -> Background:
+    """Fork. The child returns; the parent waits for it and ends the process (SystemExit).
+
+    Raises NotReadyInTime in the parent.
+    """
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.setsid()
+        return Background(writing, log)
+    os.close(writing)
+    _pass_interrupts_to(child)
+    if _heard(reading, _RUNNING, None):
+        if until_agent and not _heard(reading, _ANSWERS, READY_TIMEOUT):
+            if _ended(child):
+                sys.exit(1)
+            raise NotReadyInTime(name, READY_TIMEOUT)
+        sys.exit(0)
+    _, status = os.waitpid(child, 0)
+    sys.exit(os.waitstatus_to_exitcode(status) or 1)
+
+
+def _pass_interrupts_to(child: int) -> None:
+    def pass_on(number: int, _: FrameType | None) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    signal.signal(signal.SIGINT, pass_on)
+
+
+def _heard(pipe: int, word: bytes, seconds: float | None) -> bool:
+    """Whether `word` comes out of the pipe before its end, and in time."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready, _, _ = select.select([pipe], [], [], left)
+        said = os.read(pipe, 1) if ready else b""
+        if said == word:
+            return True
+        if not said:
+            return False
+
+
+def _ended(child: int) -> bool:
+    pid, _ = os.waitpid(child, os.WNOHANG)
+    return pid == child
