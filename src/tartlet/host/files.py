@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -18,6 +18,7 @@ _RENAME_EXCHANGE = 2
 _RENAME_SWAP_MAC = 2
 """`RENAME_SWAP` of renamex_np(2)."""
 _RENAME_EXCL_MAC = 4
+_FALLOC_FL_KEEP_SIZE = 1
 
 
 def exchange(one: Path, other: Path) -> None:
@@ -40,9 +41,7 @@ def write_in_place(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         padded = content.ljust(os.fstat(descriptor).st_size)
-        if sys.platform == "linux" and padded:
-            with suppress_unsupported():
-                os.posix_fallocate(descriptor, 0, len(padded))
+        _claim_room(descriptor, len(padded))
         _write_all(descriptor, padded)
         os.ftruncate(descriptor, len(content))
         os.fsync(descriptor)
@@ -51,7 +50,7 @@ def write_in_place(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def suppress_unsupported() -> Iterator[None]:
+def suppress_unsupported() -> Generator[None]:
     """Go on where a file system does not know an optional operation; any other failure is raised."""
     try:
         yield
@@ -105,6 +104,18 @@ def removed(path: Path) -> None:
                 return
         else:
             return
+
+
+def _claim_room(descriptor: int, size: int) -> None:
+    """Have `size` bytes of a file on the disk without changing what it reads as (posix_fallocate would lengthen it)."""
+    if sys.platform != "linux" or not size:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    offset = ctypes.c_int64
+    with suppress_unsupported():
+        if libc.fallocate(descriptor, _FALLOC_FL_KEEP_SIZE, offset(0), offset(size)):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

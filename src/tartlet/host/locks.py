@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from tartlet.errors import UserError
@@ -29,7 +29,7 @@ class LockTrouble(UserError):
 
 
 @contextmanager
-def file_lock(path: str | os.PathLike[str]) -> Iterator[int]:
+def file_lock(path: str | os.PathLike[str]) -> Generator[int]:
     """Hold the exclusive file lock of `path`, waiting for it; gives the descriptor. Raises LockTrouble."""
     descriptor = _opened(path, os.O_RDONLY)
     try:

@@ -49,6 +49,9 @@ def made(folder: Path) -> Path:
             raise
         made(folder.parent)
         return made(folder)
+    except NotADirectoryError:
+        made(folder.parent)  # names the component that is in the way
+        raise
     except OSError as exc:
         if not folder.is_dir():  # a read-only parent says EROFS or EACCES although the folder is there
             raise _refused(folder, exc) from exc

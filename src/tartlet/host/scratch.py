@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -15,7 +15,7 @@ from tartlet.host.locks import LockTrouble, try_file_lock
 
 
 @contextmanager
-def scratch_folder(tmp: Path) -> Iterator[Path]:
+def scratch_folder(tmp: Path) -> Generator[Path]:
     """A new, locked folder in `tmp` for the length of the block; what is left of it then is deleted.
 
     Move it elsewhere inside the block to keep it. Raises FileTrouble.

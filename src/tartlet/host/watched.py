@@ -7,7 +7,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 
 
@@ -34,7 +34,7 @@ class WatchedProcess:
 
 
 @contextmanager
-def watched(find: Callable[[], int]) -> Iterator[WatchedProcess | None]:
+def watched(find: Callable[[], int]) -> Generator[WatchedProcess | None]:
     """The process whose number `find` tells (0: none), held so that its number cannot come to mean another.
 
     `find` is asked again once the process is held: only an unchanged answer counts.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
@@ -88,7 +88,7 @@ class VmStore:
         return scratch.scratch_folder(self.home.tmp)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> Generator[None]:
         """Hold the home's lock, waiting for it: nobody else adds or starts a VM meanwhile."""
         with file_lock(self.home.root):
             yield
@@ -174,7 +174,7 @@ class VmStore:
 
 
 @contextmanager
-def not_running(vm: VmFolder) -> Iterator[None]:
+def not_running(vm: VmFolder) -> Generator[None]:
     """Keep `vm` from being started for the length of the block. Raises VmRunning, FileNotFoundError, LockTrouble."""
     if not os.path.lexists(vm.config_path):
         if os.path.isdir(vm.path):  # not a VM at all: nothing could start it
