@@ -111,3 +111,11 @@ class VmFolder:
     def config(self) -> VmConfig:
         """The saved configuration. Raises BadConfig, FileTrouble."""
         return config_file.read(self.config_path)
+
+
+def declared_format(vm: VmFolder) -> str:
+    """The disk format the configuration tells; if it is unreadable `raw`, which trusts the disk's content least."""
+    try:
+        return vm.config().disk_format
+    except UserError:
+        return "raw"

@@ -1,0 +1,81 @@
+"""A new VM that starts as a copy of another; they share disk blocks until one of them writes."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tartlet.disk.clone import CloneReport, clone_disk
+from tartlet.errors import FileTrouble
+from tartlet.host.copying import reflink, sparse_copy
+from tartlet.host.locks import try_process_lock
+from tartlet.hypervisor.nvram import OWN_VARIABLES
+from tartlet.vm import config_file
+from tartlet.vm.folder import VmFolder
+from tartlet.vm.model import VmConfig, VmState, checked_new_name
+from tartlet.vm.store import VmStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clone:
+    """What cloning came to."""
+
+    vm: VmFolder
+    disk: CloneReport
+
+
+def clone(store: VmStore, source_name: str, new_name: str) -> Clone:
+    """Make `new_name` a copy of the local VM `source_name`, replacing a stopped VM of that name.
+
+    It gets a MAC address of its own unless the source is suspended; a suspended source's saved machine comes along.
+    A running source is not disturbed: the copy then is what a power cut would leave.
+    Raises VmMissing, VmIncomplete, VmRunning, InvalidArgument, BadConfig, FileTrouble, NoSpace.
+    """
+    checked_new_name(new_name)
+    source = store.open(source_name)
+    with store.work_folder() as work, store.alone():
+        config = source.config()
+        suspended = source.state() is VmState.SUSPENDED
+        report = _copied_disk(source, config, work)
+        if suspended:
+            _copied(source.state_path, work)
+        _copied(source.nvram_path, work)
+        if os.path.exists(source.path / OWN_VARIABLES):
+            _copied(source.path / OWN_VARIABLES, work)
+        new = replace(config if suspended else config.with_new_mac(), disk_format=str(report.format))
+        config_file.create(work / "config.json", new)
+        if os.path.exists(source.seed_path):
+            _own_seed(source.seed_path, work, new_name)
+        return Clone(vm=store.install(work, new_name), disk=report)
+
+
+def _copied_disk(source: VmFolder, config: VmConfig, work: Path) -> CloneReport:
+    """The source's config is not opened while its lock is held: closing it would give the lock up."""
+    lock = try_process_lock(source.config_path)
+    if lock is None:
+        return clone_disk(source.path, work, running=True, declared=config.disk_format)
+    with closing(os.fdopen(lock, "rb")):
+        report = clone_disk(source.path, work, running=False, declared=config.disk_format)
+    if report.source_format != config.disk_format:
+        config_file.write(source.config_path, replace(config, disk_format=str(report.source_format)))
+    return report
+
+
+def _copied(file: Path, folder: Path) -> None:
+    """A file that is small, or that nobody writes any more (a saved machine): shared where possible, else copied."""
+    target = folder / file.name
+    if not reflink(file, target):
+        sparse_copy(file, target)
+
+
+def _own_seed(seed: Path, work: Path, name: str) -> None:
+    """First-boot data under an identity of its own, so that the guest takes the clone for a new machine."""
+    from tartlet.build.seed import reseed
+
+    _copied(seed, work)
+    try:
+        reseed(work / seed.name, hostname=name)
+    except OSError as exc:
+        raise FileTrouble("cannot renew the first-boot data", seed, exc) from exc
