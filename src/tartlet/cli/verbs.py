@@ -1,0 +1,95 @@
+"""The table of verbs; the module of one is imported when it is called and no earlier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from tartlet.cli.wiring import App
+from tartlet.cli.words import answer_standing_options, help_screen
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+
+VERBS: Mapping[str, str] = {
+    "create": "Create a VM.",
+    "clone": "Make a VM that starts as a copy of another.",
+    "get": "Show the configuration of a VM.",
+    "list": "List VMs.",
+    "prune": "Remove what nothing uses any more.",
+    "rename": "Give a VM another name.",
+    "stop": "Stop a VM.",
+    "delete": "Delete VMs.",
+    "suspend": "Save a running VM to disk; its next run continues there.",
+    "wait": "Wait until a VM has ended, and print how it did.",
+    "logs": "Show the logs of a VM.",
+    "doctor": "Show what this machine offers, and what stands in the way.",
+    "help": "Show help about the program or one of its subcommands.",
+}
+"""Each verb and its line in the help: the original's order, then those of this program.
+
+A verb lives in the module of its name. A test holds the line against the first line of its own help.
+"""
+
+
+@click.pass_context
+def _without_a_verb(ctx: click.Context) -> None:
+    """Show the help. Runs before every verb too, and then leaves the word to it."""
+    if ctx.invoked_subcommand is None:
+        app: App = ctx.obj
+        app.collect_garbage()
+        click.echo(ctx.get_help())
+
+
+class Tart(click.Group):
+    """The command itself: its first word chooses the verb."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "tart",
+            help="Run virtual machines, clone them, and keep them as images.",
+            add_help_option=False,
+            callback=_without_a_verb,
+            invoke_without_command=True,
+            no_args_is_help=False,
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words before the verb. Raises click.UsageError, click.exceptions.Exit."""
+        if not ctx.resilient_parsing:
+            answer_standing_options(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+    def overviews(self) -> Iterable[tuple[str, str]]:
+        """Each verb and its line, without importing it."""
+        return VERBS.items()
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The names of the verbs, in the order of the help."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The verb `cmd_name`, or None."""
+        if cmd_name not in VERBS:
+            return None
+        return cast("click.Command", import_module(f"tartlet.cli.{cmd_name}").command)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The verbs that begin like `incomplete`, or the options that every command has."""
+        from tartlet.cli.candidates import standing_options, verbs
+
+        return standing_options(incomplete) if incomplete.startswith("-") else verbs(ctx, None, incomplete)
+
+    def get_help(self, ctx: click.Context) -> str:
+        """The help screen."""
+        return help_screen(self, ctx)
+
+    def get_usage(self, ctx: click.Context) -> str:
+        """The one line that shows how to call this."""
+        from tartlet.cli.help_screen import synopsis
+
+        return synopsis(self, ctx)

@@ -1,0 +1,22 @@
+"""`tart wait`."""
+
+from __future__ import annotations
+
+import click
+
+from tartlet.cli.candidates import running_vms
+from tartlet.cli.wiring import App
+from tartlet.cli.words import Verb
+
+
+@click.command("wait", cls=Verb)
+@click.argument("name", metavar="<name>", help="VM to wait for.", shell_complete=running_vms)
+@click.pass_obj
+def command(app: App, name: str) -> None:
+    """Wait until a VM has ended, and print how it did.
+
+    Of a VM that does not run, prints at once how its last run ended.
+    """
+    from tartlet.vm.stop import wait_until_stopped
+
+    click.echo(wait_until_stopped(app.store.open(name)).said())

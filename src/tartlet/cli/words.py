@@ -1,0 +1,133 @@
+"""How the words of a command line are read: the original's argument rules on top of click.
+
+Where click and the original differ, the original wins:
+
+* `--option -x` is a missing value; `--option=-x` passes one that begins with a dash.
+* `--help`, `--help-hidden`, `--version` and `--generate-completion-script` answer before anything is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from tartlet.errors import InvalidArgument
+from tartlet.version import PRINTED_VERSION
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+class RuleBroken(click.UsageError):
+    """Wrong usage found by a rule of the domain instead of the parser."""
+
+    def __init__(self, cause: InvalidArgument, ctx: click.Context) -> None:
+        super().__init__(str(cause), ctx)
+        self.hint = cause.hint
+
+
+class Verb(click.Command):
+    """A command with the original's argument rules. A rule that its function finds broken is wrong usage too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words after the verb. Raises click.UsageError, click.exceptions.Exit."""
+        if not ctx.resilient_parsing:  # completing a half-written line judges nothing
+            answer_standing_options(self, ctx, args)
+            args = _checked_values(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Do it. Raises what the domain raises, RuleBroken in the place of InvalidArgument."""
+        try:
+            return super().invoke(ctx)
+        except InvalidArgument as exc:
+            raise RuleBroken(exc, ctx) from exc
+
+    def get_help(self, ctx: click.Context) -> str:
+        """The help screen."""
+        return help_screen(self, ctx)
+
+    def get_usage(self, ctx: click.Context) -> str:
+        """The one line that shows how to call this."""
+        from tartlet.cli.help_screen import synopsis
+
+        return synopsis(self, ctx)
+
+
+def help_screen(command: click.Command, ctx: click.Context, *, hidden: bool = False) -> str:
+    """The help of `command`; with `hidden` also what is left out of it otherwise."""
+    from tartlet.cli.help_screen import screen, terminal_width
+
+    return screen(command, ctx, hidden=hidden, width=terminal_width())
+
+
+def answer_standing_options(command: click.Command, ctx: click.Context, args: list[str]) -> None:
+    """Answer the first option that every command has, if there is one, and end there."""
+    for position, name, value in _options(command, ctx, args):
+        match name:
+            case "--help" | "-h":
+                click.echo(help_screen(command, ctx))
+            case "--help-hidden":
+                click.echo(help_screen(command, ctx, hidden=True))
+            case "--version":
+                click.echo(PRINTED_VERSION)
+            case "--generate-completion-script":
+                click.echo(_completion_script(ctx, value or "".join(args[position + 1 : position + 2])), nl=False)
+            case _:
+                continue
+        raise click.exceptions.Exit(0)
+
+
+def _completion_script(ctx: click.Context, shell: str) -> str:
+    from tartlet.cli.completion import script, shell_in_use
+
+    chosen = shell or shell_in_use()
+    if chosen not in SHELLS:
+        ctx.fail(f"there is no completion script for {chosen!r}; choose one of {', '.join(SHELLS)}")
+    return script(chosen)
+
+
+def _checked_values(command: click.Command, ctx: click.Context, args: list[str]) -> list[str]:
+    """`args` with `-t=5` written as `-t 5`. Raises BadOptionUsage for a value that is missing or too much."""
+    checked = list(args)
+    added = 0
+    for position, name, value in _options(command, ctx, args):
+        option = _known(command, name)
+        if option is None:
+            continue
+        if value is None and not option.is_flag:
+            following = args[position + 1 : position + 2]
+            if not following or _is_option(following[0]):
+                raise click.BadOptionUsage(name, f"Option '{name}' requires a value.", ctx)
+        elif value is not None and option.is_flag:
+            raise click.BadOptionUsage(name, f"Option '{name}' does not take a value.", ctx)
+        elif value is not None and not name.startswith("--"):
+            checked[position + added : position + added + 1] = [name, value]
+            added += 1
+    return checked
+
+
+def _options(command: click.Command, ctx: click.Context, args: list[str]) -> Iterator[tuple[int, str, str | None]]:
+    """The words that are options: where, the name, and what follows a `=` in the same word."""
+    position = 0
+    while position < len(args) and args[position] != "--":
+        given = args[position]
+        if _is_option(given):
+            name, equals, value = given.partition("=")
+            yield position, name, value if equals else None
+            option = _known(command, name)
+            following = args[position + 1 : position + 2]
+            if option and not option.is_flag and not equals and following and not _is_option(following[0]):
+                position += 1
+        elif not ctx.allow_interspersed_args:
+            return
+        position += 1
+
+
+def _is_option(given: str) -> bool:
+    return given.startswith("-") and given != "-"
+
+
+def _known(command: click.Command, name: str) -> click.Option | None:
+    options = (param for param in command.params if isinstance(param, click.Option))
+    return next((option for option in options if name in (*option.opts, *option.secondary_opts)), None)
