@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from tartlet.disk.chain import chain_of
-from tartlet.disk.model import allocated, inspect
+from tartlet.disk.model import allocated
+from tartlet.disk.usage import disk_usage
 from tartlet.errors import UserError
 from tartlet.host import access_time
 from tartlet.vm.folder import VmFolder, declared_format
@@ -44,42 +43,23 @@ def local_entries(store: VmStore) -> list[Entry]:
 
 def entry_of(vm: VmFolder) -> Entry:
     """What a listing says of one VM. Raises OSError."""
-    return Entry(
-        source="local",
-        name=vm.name,
-        disk=logical_size(vm),
-        size=own_size(vm),
-        accessed=access_time.of(vm.path),
-        state=vm.state(),
-    )
+    disk, size = sizes(vm)
+    return Entry(source="local", name=vm.name, disk=disk, size=size, accessed=access_time.of(vm.path), state=vm.state())
 
 
-def logical_size(vm: VmFolder) -> int:
-    """Bytes of configuration, firmware variables and disk, the disk as its guest sees it. Raises OSError."""
-    return os.stat(vm.config_path).st_size + os.stat(vm.nvram_path).st_size + _guest_visible(vm)
+def sizes(vm: VmFolder) -> tuple[int, int]:
+    """`disk` and `size` of a VM's Entry, in bytes. Raises OSError."""
+    beside = vm.config_path, vm.nvram_path
+    disk, own = _disk_sizes(vm)
+    return sum(os.stat(path).st_size for path in beside) + disk, sum(allocated(path) for path in beside) + own
 
 
-def own_size(vm: VmFolder) -> int:
-    """Bytes the VM's files take on this host; a base that other VMs stand on too is not charged. Raises OSError."""
-    kept = [vm.config_path, vm.nvram_path, _top(vm), *(base for base in _bases(vm) if os.stat(base).st_nlink == 1)]
-    return sum(allocated(path) for path in kept)
-
-
-def _top(vm: VmFolder) -> Path:
-    overlay = vm.path / "overlay.asif"
-    return overlay if os.path.exists(overlay) else vm.disk_path
-
-
-def _guest_visible(vm: VmFolder) -> int:
-    top = _top(vm)
+def _disk_sizes(vm: VmFolder) -> tuple[int, int]:
+    """What the guest sees, what is this VM's alone. A disk that makes no sense counts as the file system says."""
     try:
-        return inspect(top, declared_format(vm)).size
-    except UserError:  # a header that makes no sense: what the file system says
-        return os.stat(top).st_size
-
-
-def _bases(vm: VmFolder) -> list[Path]:
-    try:
-        return [base.path for base in chain_of(vm.path, declared_format(vm)).bases]
+        usage = disk_usage(vm.path, declared_format(vm))
     except UserError:
-        return []
+        overlay = vm.path / "overlay.asif"  # a stacked VM
+        found = os.stat(overlay if os.path.exists(overlay) else vm.disk_path)
+        return found.st_size, found.st_blocks * 512
+    return usage.disk.size, usage.allocated
