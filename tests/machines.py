@@ -32,6 +32,10 @@ FIRMWARE_VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 _NEEDED = ("apt-get", "dpkg-deb", "cpio", "zstd", "mkfs.fat", "mcopy", "sfdisk")
 
 
+MAC = "52:54:00:12:34:56"
+NETDEV = "user,id=net,restrict=on"
+
+
 def mini_guest() -> Path:
     """The disk of the tiny Linux guest (amd64, raw, read-only): clone or copy it, never write to it.
 
@@ -93,7 +97,7 @@ class MiniMachine:
 
 
 @contextmanager
-def mini_machine(folder: Path, *extra: str, mac: str = "52:54:00:12:34:56") -> Generator[MiniMachine]:
+def mini_machine(folder: Path, *extra: str, mac: str = MAC, netdev: str = NETDEV) -> Generator[MiniMachine]:
     """Boot the tiny guest for the length of the block; its files go into `folder`. Skips without QEMU and OVMF."""
     program = shutil.which("qemu-system-x86_64")
     if program is None or not FIRMWARE.exists():
@@ -103,19 +107,22 @@ def mini_machine(folder: Path, *extra: str, mac: str = "52:54:00:12:34:56") -> G
     ours, theirs = socket.socketpair()
     with ours, (folder / "qemu.log").open("wb") as log:
         process = subprocess.Popen(
-            [program, *_words(variables, serial_log, theirs.fileno(), mac), *extra],
+            [program, *_words(variables, serial_log, theirs.fileno(), mac, netdev), *extra],
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
         theirs.close()
         ours.setblocking(False)
         try:
             yield MiniMachine(pid=process.pid, serial_log=serial_log, agent=ours, mac=mac)
+        except BaseException as exc:
+            exc.add_note(f"QEMU said: {text_of(folder / 'qemu.log')!r}")
+            raise
         finally:
             process.kill()
             process.wait()
 
 
-def _words(variables: Path, serial_log: Path, agent: int, mac: str) -> list[str]:
+def _words(variables: Path, serial_log: Path, agent: int, mac: str, netdev: str) -> list[str]:
     return [
         "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "256",
         "-display", "none", "-serial", f"file:{serial_log}",
@@ -123,7 +130,7 @@ def _words(variables: Path, serial_log: Path, agent: int, mac: str) -> list[str]
         "-drive", f"if=pflash,format=raw,file={variables}",
         "-drive", f"if=virtio,format=raw,snapshot=on,file={mini_guest()}",
         "-device", "virtio-rng-pci",
-        "-netdev", "user,id=net,restrict=on", "-device", f"virtio-net-pci,netdev=net,mac={mac},romfile=",
+        "-netdev", netdev, "-device", f"virtio-net-pci,netdev=net,mac={mac},romfile=",
         "-device", "virtio-serial-pci", "-chardev", f"socket,id=qga,fd={agent}",
         "-device", "virtserialport,id=qga-port,chardev=qga,name=org.qemu.guest_agent.0",
     ]  # fmt: skip

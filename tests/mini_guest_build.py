@@ -14,10 +14,19 @@ DISK_SIZE = 96 << 20
 _SECTOR = 512
 _ESP_START, _ESP_SIZE = 1 << 20, 62 << 20
 
-BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon", "button")
+BOOT_MODULES = (
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+    "virtio_rng",
+    "virtio_balloon",
+    "button",
+    "evdev",
+)
 """Loaded at boot; the others below wait for a `modprobe`."""
 
-SPARE_MODULES = ("evdev", "virtio_input", "virtiofs", "vmw_vsock_virtio_transport", "overlay", "efivarfs")
+SPARE_MODULES = ("virtio_input", "virtiofs", "vmw_vsock_virtio_transport", "overlay", "efivarfs")
 
 _KERNEL_OPTIONS = "console=hvc0 console=ttyS0 quiet loglevel=4 panic=-1 tsc=unstable random.trust_cpu=on"
 
@@ -27,7 +36,8 @@ INIT = """\
 /bin/busybox --install -s /bin
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
-mkdir -p /dev/pts /dev/shm /run /var/run /tmp
+mkdir -p /home/admin /dev/pts /dev/shm /run /var/run /tmp
+chown 1000:1000 /home/admin
 mount -t devpts devpts /dev/pts; mount -t tmpfs tmpfs /dev/shm
 modprobe -a BOOT_MODULES 2>/dev/null
 hostname mini
@@ -102,7 +112,7 @@ def _kernel_package() -> str:
 def _unpacked(names: list[str], into: Path) -> None:
     """Download packages and the libraries they need, and unpack them all into one tree."""
     told = _run("apt-cache", "depends", "--recurse", "--important", *names[1:])
-    libraries = {line for line in told.splitlines() if line.startswith("lib") and "perl" not in line}
+    libraries = {line for line in told.splitlines() if line.startswith(("lib", "zlib")) and "perl" not in line}
     downloads = into.with_name("downloads")
     downloads.mkdir(parents=True)
     subprocess.run(
@@ -163,7 +173,10 @@ def _libraries(root: Path, packages: Path, programs: Iterable[Path]) -> None:
     loader = _loader(packages)
     shutil.copy(loader[0], root / "lib64/ld-linux-x86-64.so.2")
     for program in programs:
-        for word in _run(*loader, "--list", str(program)).split():
+        listing = _run(*loader, "--list", str(program))
+        if "not found" in listing:
+            raise RuntimeError(f"{program} lacks a library: {listing}")
+        for word in listing.split():
             if word.startswith(str(packages)) and word != loader[0]:
                 shutil.copy(word, folder)
     for extra in ("libnss_files.so.2", "libnss_compat.so.2"):
