@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tartlet.disk import qcow2
 from tartlet.disk.chain import Chain, ForeignBacking, chain_of, folder_lock, names_in
-from tartlet.disk.freeze import freeze, make_read_only
+from tartlet.disk.freeze import freeze, make_read_only, tidy
 from tartlet.disk.model import DISK, Disk, DiskFormat, allocated, inspect, is_base_name
 from tartlet.errors import ToolFailed, UserError
 from tartlet.host.copying import reflink, sparse_copy, trouble_writing
@@ -79,6 +79,8 @@ def clone_disk(
     """
     with folder_lock(source), _new_disk_files(target):
         chain = chain_of(source, declared)
+        if not running:
+            tidy(source, chain)
         return _cloned(source, chain, target, running=running, progress=progress)
 
 

@@ -8,7 +8,7 @@ Killed between any two system calls, the folder holds the old disk or the new on
 4. the base becomes read-only.
 
 A process killed before step 3 leaves a name too many, one killed after it a base that is still writable. The next
-freeze of the folder removes the one and mends the other; nothing else ever looks at a base that no disk names.
+clone of the stopped VM mends both (`tidy`); nothing else ever looks at a base that no disk names.
 """
 
 from __future__ import annotations
@@ -43,12 +43,20 @@ def freeze(folder: Path, chain: Chain) -> int | None:
     Needs `folder_lock` and a VM that does not run. Returns the bytes that merging had to copy (mostly 0), or None
     when this file system has no hard links and nothing was done. Raises NoSpace, FileTrouble, ToolMissing, ToolFailed.
     """
-    drop_unused(folder, chain)
-    for base in chain.bases:
-        make_read_only(base.path)  # a predecessor may have been killed before it could
+    tidy(folder, chain)
     if len(chain.bases) < MAX_BASES:
         return 0 if _freeze_top(folder, chain.top) else None
     return _merge(folder, chain, cut=merge_from(chain.sizes()))
+
+
+def tidy(folder: Path, chain: Chain) -> None:
+    """Finish what a killed predecessor left in a folder whose VM does not run: names too many, a writable base.
+
+    Needs `folder_lock`, and a chain read under it. Raises FileTrouble.
+    """
+    drop_unused(folder, chain)
+    for base in chain.bases:
+        make_read_only(base.path)
 
 
 def merge_from(sizes: Sequence[int]) -> int:
@@ -62,12 +70,12 @@ def merge_from(sizes: Sequence[int]) -> int:
 
 
 def make_read_only(path: Path) -> None:
-    """Guard a base against being written by mistake. A file of another user stays as it is."""
+    """Guard a base against being written by mistake; one that belongs to another user stays as it is."""
     try:
         if os.stat(path).st_mode & 0o777 != READ_ONLY:
             os.chmod(path, READ_ONLY)
-    except PermissionError:
-        log.debug("cannot make %s read-only", path)
+    except OSError as exc:
+        log.debug("cannot make %s read-only: %s", path, exc)
 
 
 def _freeze_top(folder: Path, top: Disk) -> bool:
