@@ -1,1 +1,91 @@
+"""Virtual machines on Linux: the functions and values behind the `tart` command.
 
+The names here are the public ones; each is imported from its module when it is first used, because the command imports
+this package at every start. `docs/reference/library.md` shows how they go together.
+"""
+
+TYPE_CHECKING = False  # typing's own would take longer to import than everything else here
+if TYPE_CHECKING:
+    from tartlet.disk.model import DiskFormat
+    from tartlet.errors import FileTrouble, InvalidArgument, ToolFailed, ToolMissing, UserError
+    from tartlet.host.paths import Home
+    from tartlet.settings import Settings
+    from tartlet.version import __version__
+    from tartlet.vm.change import Changes, change
+    from tartlet.vm.clone import clone
+    from tartlet.vm.create import create_empty
+    from tartlet.vm.ended import Ending, LastRun, last_run
+    from tartlet.vm.folder import VmFolder, VmIncomplete
+    from tartlet.vm.listing import Entry, local_entries
+    from tartlet.vm.model import Display, VmConfig, VmState
+    from tartlet.vm.options import RunOptions
+    from tartlet.vm.stop import request_suspend, stop, wait_until_stopped
+    from tartlet.vm.store import VmMissing, VmNotRunning, VmRunning, VmStore
+
+_MODULES = {
+    "disk.model": ("DiskFormat",),
+    "errors": ("FileTrouble", "InvalidArgument", "ToolFailed", "ToolMissing", "UserError"),
+    "host.paths": ("Home",),
+    "settings": ("Settings",),
+    "version": ("__version__",),
+    "vm.change": ("Changes", "change"),
+    "vm.clone": ("clone",),
+    "vm.create": ("create_empty",),
+    "vm.ended": ("Ending", "LastRun", "last_run"),
+    "vm.folder": ("VmFolder", "VmIncomplete"),
+    "vm.listing": ("Entry", "local_entries"),
+    "vm.model": ("Display", "VmConfig", "VmState"),
+    "vm.options": ("RunOptions",),
+    "vm.stop": ("request_suspend", "stop", "wait_until_stopped"),
+    "vm.store": ("VmMissing", "VmNotRunning", "VmRunning", "VmStore"),
+}
+
+__all__ = [
+    "Changes",
+    "DiskFormat",
+    "Display",
+    "Ending",
+    "Entry",
+    "FileTrouble",
+    "Home",
+    "InvalidArgument",
+    "LastRun",
+    "RunOptions",
+    "Settings",
+    "ToolFailed",
+    "ToolMissing",
+    "UserError",
+    "VmConfig",
+    "VmFolder",
+    "VmIncomplete",
+    "VmMissing",
+    "VmNotRunning",
+    "VmRunning",
+    "VmState",
+    "VmStore",
+    "__version__",
+    "change",
+    "clone",
+    "create_empty",
+    "last_run",
+    "local_entries",
+    "request_suspend",
+    "stop",
+    "wait_until_stopped",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name where it lives, once. Raises AttributeError for any other."""
+    for module, names in _MODULES.items():
+        if name in names:
+            from importlib import import_module
+
+            value: object = getattr(import_module(f"{__name__}.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,63 @@
+"""The names that users of the library rely on: adding one is a decision, losing one is a break."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tartlet
+
+PUBLIC = {
+    "tartlet.disk.model": {"DiskFormat"},
+    "tartlet.errors": {"FileTrouble", "InvalidArgument", "ToolFailed", "ToolMissing", "UserError"},
+    "tartlet.host.paths": {"Home"},
+    "tartlet.settings": {"Settings"},
+    "tartlet.version": {"__version__"},
+    "tartlet.vm.change": {"Changes", "change"},
+    "tartlet.vm.clone": {"clone"},
+    "tartlet.vm.create": {"create_empty"},
+    "tartlet.vm.ended": {"Ending", "LastRun", "last_run"},
+    "tartlet.vm.folder": {"VmFolder", "VmIncomplete"},
+    "tartlet.vm.listing": {"Entry", "local_entries"},
+    "tartlet.vm.model": {"Display", "VmConfig", "VmState"},
+    "tartlet.vm.options": {"RunOptions"},
+    "tartlet.vm.stop": {"request_suspend", "stop", "wait_until_stopped"},
+    "tartlet.vm.store": {"VmMissing", "VmNotRunning", "VmRunning", "VmStore"},
+}
+
+
+def test_these_and_no_others_are_public() -> None:
+    assert set(tartlet.__all__) == {name for names in PUBLIC.values() for name in names}
+    assert len(tartlet.__all__) == len(set(tartlet.__all__))
+
+
+@pytest.mark.parametrize("name", tartlet.__all__)
+def test_a_public_name_is_there_and_says_what_it_is(name: str) -> None:
+    value = getattr(tartlet, name)
+    assert name in dir(tartlet)
+    assert name == "__version__" or value.__doc__
+
+
+def test_type_checkers_see_the_same_names_from_the_same_modules() -> None:
+    tree = ast.parse(Path(tartlet.__file__).read_text())
+    seen = {
+        node.module: {alias.name for alias in node.names}
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module != "importlib"
+    }
+    assert seen == PUBLIC
+
+
+def test_a_name_that_is_not_public_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        getattr(tartlet, "nonsense")  # noqa: B009 - the point is the look-up at run time
+
+
+def test_everything_can_be_imported_at_once_by_a_fresh_interpreter() -> None:
+    code = "from tartlet import *; import tartlet; print(len([n for n in tartlet.__all__ if n in globals()]))"
+    told = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, check=True, text=True)
+    assert int(told.stdout) == len(tartlet.__all__)
