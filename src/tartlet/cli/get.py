@@ -10,7 +10,7 @@ from tartlet.cli.output import json_text, table
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.units import GB, MIB, human_size
-from tartlet.vm.listing import logical_size, own_size
+from tartlet.vm.listing import sizes
 from tartlet.vm.model import VmState
 
 
@@ -22,7 +22,7 @@ def command(app: App, name: str, format_: str) -> None:
     """Show the configuration of a VM."""
     vm = app.store.open(name)
     config, state = vm.config(), vm.state()
-    disk, size = logical_size(vm), own_size(vm)
+    disk, size = sizes(vm)
     shown: dict[str, object] = {
         "OS": config.os,
         "CPU": config.cpu_count,

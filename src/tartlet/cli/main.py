@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -27,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _read_live(sys.stdout)
     words = list(sys.argv[1:] if argv is None else argv)
     code = code_of(words)
+    # What is left is the interpreter's own end: freezing spares it a look at every object, a tenth of a short verb.
+    gc.freeze()
     try:
         sys.stdout.flush()
     except BrokenPipeError:

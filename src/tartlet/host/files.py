@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import shutil
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -96,6 +94,8 @@ def removed(path: Path) -> None:
     while True:
         try:
             if path.is_dir() and not path.is_symlink():
+                import shutil
+
                 shutil.rmtree(path)
             else:
                 os.unlink(path)
@@ -110,6 +110,8 @@ def _claim_room(descriptor: int, size: int) -> None:
     """Have `size` bytes of a file on the disk without changing what it reads as (posix_fallocate would lengthen it)."""
     if sys.platform != "linux" or not size:
         return
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     offset = ctypes.c_int64
     with suppress_unsupported():
@@ -125,6 +127,8 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 
 def _renamed(source: Path, target: Path, *, linux_flags: int, mac_flags: int) -> None:
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     words = os.fsencode(source), os.fsencode(target)
     if sys.platform == "darwin":

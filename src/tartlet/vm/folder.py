@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tartlet.errors import UserError
 from tartlet.host.locks import lock_holder
-from tartlet.vm import config_file
 from tartlet.vm.model import VmConfig, VmState
 
 
@@ -84,13 +83,14 @@ class VmFolder:
 
     def layout(self) -> Layout:
         """How the disk is kept, told by which files exist."""
-        if not (os.path.exists(self.config_path) and os.path.exists(self.nvram_path)):
+        folder = os.fspath(self.path)  # plain words: a listing asks this of every VM
+        if not (os.path.exists(f"{folder}/config.json") and os.path.exists(f"{folder}/nvram.bin")):
             return Layout.NONE
-        disk = os.path.exists(self.disk_path)
-        overlay = os.path.exists(self.path / "overlay.asif")
+        disk = os.path.exists(f"{folder}/disk.img")
+        overlay = os.path.exists(f"{folder}/overlay.asif")
         if disk:
             return Layout.NONE if overlay else Layout.FLAT
-        if not os.path.exists(self.path / "manifest.json"):
+        if not os.path.exists(f"{folder}/manifest.json"):
             return Layout.NONE
         return Layout.STACKED_VM if overlay else Layout.STACKED_IMAGE
 
@@ -100,7 +100,7 @@ class VmFolder:
 
     def supervisor(self) -> int:
         """The process that runs this VM; 0 when none does."""
-        return lock_holder(self.config_path)
+        return lock_holder(f"{os.fspath(self.path)}/config.json")
 
     def state(self) -> VmState:
         """Running, suspended or stopped."""
@@ -110,6 +110,8 @@ class VmFolder:
 
     def config(self) -> VmConfig:
         """The saved configuration. Raises BadConfig, FileTrouble."""
+        from tartlet.vm import config_file
+
         return config_file.read(self.config_path)
 
 

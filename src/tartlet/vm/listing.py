@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from tartlet.disk.model import allocated
-from tartlet.disk.usage import disk_usage
 from tartlet.errors import UserError
 from tartlet.host import access_time
 from tartlet.vm.folder import VmFolder, declared_format
@@ -47,15 +45,35 @@ def entry_of(vm: VmFolder) -> Entry:
     return Entry(source="local", name=vm.name, disk=disk, size=size, accessed=access_time.of(vm.path), state=vm.state())
 
 
+_OTHER_THAN_RAW = (b"QFI\xfb", b"shdw")
+"""What a disk in a format of its own begins with: qcow2, ASIF."""
+
+
 def sizes(vm: VmFolder) -> tuple[int, int]:
     """`disk` and `size` of a VM's Entry, in bytes. Raises OSError."""
-    beside = vm.config_path, vm.nvram_path
-    disk, own = _disk_sizes(vm)
-    return sum(os.stat(path).st_size for path in beside) + disk, sum(allocated(path) for path in beside) + own
+    folder = os.fspath(vm.path)  # plain words: a listing asks this of every VM
+    disk, own = _raw_sizes(f"{folder}/disk.img") or _disk_sizes(vm)
+    beside = os.stat(f"{folder}/config.json"), os.stat(f"{folder}/nvram.bin")
+    return disk + sum(file.st_size for file in beside), own + sum(file.st_blocks for file in beside) * 512
+
+
+def _raw_sizes(disk: str) -> tuple[int, int] | None:
+    """Length and allocated bytes of a disk that can only be raw; None for any other, and where there is none."""
+    try:
+        descriptor = os.open(disk, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        start, found = os.read(descriptor, 4), os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    return None if start in _OTHER_THAN_RAW else (found.st_size, found.st_blocks * 512)
 
 
 def _disk_sizes(vm: VmFolder) -> tuple[int, int]:
     """What the guest sees, what is this VM's alone. A disk that makes no sense counts as the file system says."""
+    from tartlet.disk.usage import disk_usage
+
     try:
         usage = disk_usage(vm.path, declared_format(vm))
     except UserError:
