@@ -1,0 +1,252 @@
+"""What a machine is made of. Each device writes its own words for QEMU; `command_line` only joins them.
+
+Every device has a fixed place on the PCI bus, so that an option more or less never renames a guest's network card, and
+every one can be saved and restored. Paths and names are written so that commas in them do no harm.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Protocol
+
+from tartlet.errors import InvalidArgument
+
+GUEST_AGENT_PORT = "org.qemu.guest_agent.0"
+"""The name under which QEMU's guest agent finds its port (and udev starts it)."""
+
+CONSOLE = "console"
+"""The id of the character device behind the virtio console."""
+
+_GPU, _CARD, _ROOT_DISK, _PORTS, _ENTROPY, _BALLOON, _USB, _SOUND = range(1, 9)
+_MORE_CARDS, _MORE_DISKS, _END = 0x0B, 0x10, 0x1F
+"""Places on bus 0. Place 0 is the host bridge; on q35 0x1f is the south bridge."""
+
+
+class TooManyDevices(InvalidArgument):
+    """More devices of a kind than the machine has places for."""
+
+    def __init__(self, kind: str, most: int) -> None:
+        super().__init__(f"too many {kind}: at most {most} fit", f"give the VM fewer {kind}")
+
+
+class Device(Protocol):
+    """One thing a machine has."""
+
+    def words(self) -> list[str]:
+        """The words of QEMU's command line that make this device."""
+        ...
+
+    def descriptors(self) -> tuple[int, ...]:
+        """The descriptors QEMU has to inherit for it, under the same numbers."""
+        ...
+
+    def shape(self) -> str:
+        """What of it a saved machine state depends on: kind and place, never paths or descriptors."""
+        ...
+
+
+def escaped(value: str | os.PathLike[str]) -> str:
+    """`value` as one value of a `key=value,…` option of QEMU."""
+    return os.fspath(value).replace(",", ",,")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graphics:
+    """A virtio GPU with one screen; on amd64 also a VGA card, so that boot loaders and old kernels draw on it."""
+
+    width: int
+    height: int
+    """Pixels."""
+    arch: str
+
+    def words(self) -> list[str]:
+        kind = "virtio-vga" if self.arch == "amd64" else "virtio-gpu-pci"
+        return ["-device", f"{kind},id=gpu,xres={self.width},yres={self.height},romfile=,addr={_GPU:#x}"]
+
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
+    def shape(self) -> str:
+        return "graphics"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkCard:
+    """A virtio network card and the host's end of its cable."""
+
+    mac: str
+    netdev: str
+    """What follows `-netdev`, without an id: `stream,server=off,addr.type=fd,addr.str=9`."""
+    index: int = 0
+    inherited: tuple[int, ...] = ()
+    """Descriptors that `netdev` speaks of."""
+
+    def words(self) -> list[str]:
+        most = _MORE_DISKS - _MORE_CARDS
+        if self.index >= most:
+            raise TooManyDevices("network cards", most)
+        place = _MORE_CARDS + self.index if self.index else _CARD
+        kind, _, options = self.netdev.partition(",")
+        cable = f"{kind},id=net{self.index}" + (f",{options}" if options else "")
+        # Without a boot ROM the firmware does not try the network before it gives up on the disks.
+        card = f"virtio-net-pci,id=card{self.index},netdev=net{self.index},mac={self.mac},romfile=,addr={place:#x}"
+        return ["-netdev", cable, "-device", card]
+
+    def descriptors(self) -> tuple[int, ...]:
+        return self.inherited
+
+    def shape(self) -> str:
+        return f"network card {self.index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockDevice:
+    """A virtio disk on top of a block node (see `block_nodes`)."""
+
+    nodes: tuple[str, ...]
+    """JSON of `-blockdev`, the lowest first; the last one's node name is `node`."""
+    node: str
+    index: int = 0
+    """0 is the disk the guest starts from."""
+    read_only: bool = False
+    extra: tuple[str, ...] = ()
+    """Words that have to come before the nodes, such as TLS credentials."""
+
+    def words(self) -> list[str]:
+        place = _MORE_DISKS + self.index - 1 if self.index else _ROOT_DISK
+        if place >= _END:
+            raise TooManyDevices("disks", _END - _MORE_DISKS + 1)
+        nodes = [word for node in self.nodes for word in ("-blockdev", node)]
+        disk = f"virtio-blk-pci,id=disk{self.index},drive={self.node},bootindex={self.index + 1},addr={place:#x}"
+        return [*self.extra, *nodes, "-device", disk]
+
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
+    def shape(self) -> str:
+        return f"disk {self.index}{' read-only' if self.read_only else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """A named virtio-serial port: in the guest `/dev/virtio-ports/NAME`, on the host a connected socket.
+
+    Without a descriptor the port is only a mark that guest software can see. The port's id is its name, and a port
+    with an id makes QEMU tell when the guest opens or closes it (VSERPORT_CHANGE).
+    """
+
+    name: str
+    descriptor: int | None = None
+
+    def words(self, number: int) -> list[str]:
+        backend = "null" if self.descriptor is None else "socket"
+        chardev = f"{backend},id=port{number}" + (f",fd={self.descriptor}" if self.descriptor is not None else "")
+        name = escaped(self.name)
+        return [
+            *("-chardev", chardev),
+            *("-device", f"virtserialport,bus=ports.0,nr={number},chardev=port{number},name={name},id={name}"),
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The virtio-serial bus with its ports, in order, and perhaps a console (in the guest `/dev/hvc0`)."""
+
+    ports: tuple[Port, ...]
+    console: str | None = None
+    """What the console is plugged into: what follows `-chardev`, without an id (see `console.serial`)."""
+
+    def words(self) -> list[str]:
+        words = ["-device", f"virtio-serial-pci,id=ports,max_ports=16,addr={_PORTS:#x}"]
+        if self.console is not None:
+            kind, _, options = self.console.partition(",")
+            words += ["-chardev", f"{kind},id={CONSOLE}" + (f",{options}" if options else "")]
+            words += ["-device", f"virtconsole,bus=ports.0,nr=0,chardev={CONSOLE}"]
+        for number, port in enumerate(self.ports, start=1):
+            words += port.words(number)
+        return words
+
+    def descriptors(self) -> tuple[int, ...]:
+        return tuple(port.descriptor for port in self.ports if port.descriptor is not None)
+
+    def shape(self) -> str:
+        names = ", ".join(port.name for port in self.ports)
+        return f"ports {names}{' and a console' if self.console is not None else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entropy:
+    """Random numbers of the host for the guest."""
+
+    def words(self) -> list[str]:
+        return [
+            *("-object", "rng-random,id=entropy,filename=/dev/urandom"),
+            *("-device", f"virtio-rng-pci,rng=entropy,addr={_ENTROPY:#x}"),
+        ]
+
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
+    def shape(self) -> str:
+        return "entropy"
+
+
+@dataclass(frozen=True, slots=True)
+class Balloon:
+    """Gives memory the guest has freed back to the host."""
+
+    def words(self) -> list[str]:
+        return ["-device", f"virtio-balloon-pci,id=balloon,free-page-reporting=on,addr={_BALLOON:#x}"]
+
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
+    def shape(self) -> str:
+        return "balloon"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Keyboard and absolute pointer on USB, which firmware, boot loaders and installers all know."""
+
+    keyboard: bool = True
+    pointer: bool = True
+
+    def words(self) -> list[str]:
+        if not (self.keyboard or self.pointer):
+            return []
+        words = ["-device", f"qemu-xhci,id=usb,addr={_USB:#x}"]
+        if self.keyboard:
+            words += ["-device", "usb-kbd,bus=usb.0,port=1"]
+        if self.pointer:
+            words += ["-device", "usb-tablet,bus=usb.0,port=2"]
+        return words
+
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
+    def shape(self) -> str:
+        return f"keyboard {self.keyboard}, pointer {self.pointer}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """An Intel HDA card. virtio-sound would be the kin of the rest, but QEMU has it only since 8.2."""
+
+    driver: str = "none"
+    """QEMU's audio driver on the host; `none` is silent."""
+
+    def words(self) -> list[str]:
+        codec = "hda-output" if self.driver == "none" else "hda-duplex"
+        return [
+            *("-audiodev", f"{self.driver},id=audio"),
+            *("-device", f"ich9-intel-hda,id=sound,addr={_SOUND:#x}"),
+            *("-device", f"{codec},bus=sound.0,audiodev=audio"),
+        ]
+
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
+    def shape(self) -> str:
+        return f"sound {'out' if self.driver == 'none' else 'in and out'}"

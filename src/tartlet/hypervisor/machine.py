@@ -1,0 +1,59 @@
+"""A whole machine as one value, ready to be written as QEMU's command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tartlet.hypervisor.accel import Accelerator
+from tartlet.hypervisor.devices import Device
+from tartlet.hypervisor.firmware import Firmware
+from tartlet.hypervisor.nvram import VariableStore
+
+MONITOR = "monitor"
+"""The id of the monitor's character device."""
+
+_TYPES = {"amd64": "pc-q35-", "arm64": "virt-"}
+
+
+def machine_type(arch: str, qemu_series: str) -> str:
+    """The machine type for guests of `arch` on QEMU `7.2` or the like: versioned, for saved states depend on it."""
+    return _TYPES[arch] + qemu_series
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Everything QEMU has to know. A value: making one opens and starts nothing."""
+
+    name: str
+    arch: str
+    """amd64 or arm64."""
+    type: str
+    """See `machine_type`."""
+    cpus: int
+    memory: int
+    """Bytes."""
+    accelerator: Accelerator
+    firmware: Firmware
+    variables: VariableStore
+    monitor: int
+    """QEMU's end of the connected pair over which it takes commands."""
+    serial_log: Path
+    """Where what the guest writes to its first serial port is kept."""
+    devices: tuple[Device, ...]
+    display: tuple[str, ...] = ("-display", "none")
+    """Words of a window and of a VNC server (see `console.display` and `console.vnc`)."""
+    nested: bool = False
+    """Whether the guest may run guests."""
+    uuid: str | None = None
+    """What the guest's firmware tables call the machine."""
+    restored: bool = False
+    """Wait for a saved state instead of starting (see `state_file`)."""
+
+    def descriptors(self) -> tuple[int, ...]:
+        """What QEMU has to inherit, under the same numbers."""
+        return (self.monitor, *(descriptor for device in self.devices for descriptor in device.descriptors()))
+
+    def headless(self) -> bool:
+        """Whether QEMU opens no window on this host."""
+        return self.display[:2] == ("-display", "none")

@@ -1,0 +1,265 @@
+"""The QEMU monitor: the commands this program uses, typed, and QEMU's events as an async iterator.
+
+Specification: QEMU, docs/interop/qmp-spec. The connection is a connected pair of sockets whose other end QEMU inherits.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import socket
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp.events import EventListener
+from qemu.qmp.message import Message
+
+from tartlet.errors import UserError
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE = 60.0
+"""Seconds QEMU may take from its start to its greeting: it opens disks and waits for network disks before it."""
+
+_KEPT_EVENTS = 10_000
+"""Events a subscriber may be behind. QEMU limits how often a guest can cause one, so this is far away."""
+
+# Without a handler the library's own reports of a lost connection would be printed; they arrive as errors anyway.
+logging.getLogger("qemu").addHandler(logging.NullHandler())
+
+
+class MonitorUnreachable(UserError):
+    """QEMU did not greet, or its monitor is gone."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the monitor of QEMU does not answer: {reason}")
+
+
+class CommandFailed(UserError):
+    """QEMU refused a command, in its own words."""
+
+    def __init__(self, command: str, reason: str) -> None:
+        super().__init__(f"QEMU refused {command}: {reason}")
+        self.command, self.reason = command, reason
+
+
+class RunState(enum.StrEnum):
+    """Whether the guest's processors run, and why not (QEMU, qapi/run-state.json)."""
+
+    DEBUG = "debug"
+    FINISH_MIGRATE = "finish-migrate"
+    INMIGRATE = "inmigrate"
+    INTERNAL_ERROR = "internal-error"
+    IO_ERROR = "io-error"
+    PAUSED = "paused"
+    POSTMIGRATE = "postmigrate"
+    PRELAUNCH = "prelaunch"
+    RESTORE_VM = "restore-vm"
+    RUNNING = "running"
+    SAVE_VM = "save-vm"
+    SHUTDOWN = "shutdown"
+    SUSPENDED = "suspended"
+    WATCHDOG = "watchdog"
+    GUEST_PANICKED = "guest-panicked"
+    COLO = "colo"
+    UNKNOWN = "unknown"
+    """What a newer QEMU may add."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> RunState:
+        log.debug("QEMU is in a state this program does not know: %r", value)
+        return cls.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something QEMU tells unasked."""
+
+    name: str
+    """As in QEMU's documentation: SHUTDOWN, RESET, STOP, VSERPORT_CHANGE, MIGRATION, …"""
+    data: Mapping[str, Any]
+
+
+class Events:
+    """The events of some names, in order, from the moment of subscribing until QEMU is gone."""
+
+    def __init__(self, client: QMPClient, received: MemoryObjectReceiveStream[Event]) -> None:
+        self._client, self._received = client, received
+
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self.next()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def next(self) -> Event | None:
+        """The next event; None when QEMU is gone and all that it said has been told."""
+        with suppress(anyio.WouldBlock):
+            return self._received.receive_nowait()
+        event: Event | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cancel_when_gone, self._client, tasks.cancel_scope)
+            event = await self._received.receive()
+            tasks.cancel_scope.cancel()
+        if event is None:
+            with suppress(anyio.WouldBlock):  # it may have come together with the end
+                event = self._received.receive_nowait()
+        return event
+
+
+class _Subscription(EventListener):
+    """A listener that keeps no history: a machine may run for months."""
+
+    def __init__(self, names: tuple[str, ...], into: MemoryObjectSendStream[Event]) -> None:
+        super().__init__(names)
+        self._into = into
+
+    async def put(self, event: Message) -> None:
+        if self.accept(event):
+            data = cast("dict[str, Any]", event.get("data") or {})
+            await self._into.send(Event(str(event["event"]), data))
+
+
+class Monitor:
+    """One QEMU. Every method raises CommandFailed, and MonitorUnreachable when QEMU is gone."""
+
+    def __init__(self, client: QMPClient, connection: socket.socket) -> None:
+        self._client, self._connection = client, connection
+
+    async def status(self) -> RunState:
+        """Whether the guest runs."""
+        return RunState(str((await self._object("query-status"))["status"]))
+
+    async def quit(self) -> None:
+        """End QEMU at once; the guest is not asked. Returns when QEMU has heard it."""
+        with suppress(MonitorUnreachable):  # QEMU may hang up before its answer is out
+            await self._ask("quit")
+
+    async def powerdown(self) -> None:
+        """Press the guest's power button."""
+        await self._ask("system_powerdown")
+
+    async def reset(self) -> None:
+        """Press the guest's reset button."""
+        await self._ask("system_reset")
+
+    async def stop(self) -> None:
+        """Halt the guest's processors."""
+        await self._ask("stop")
+
+    async def cont(self) -> None:
+        """Let the guest's processors run."""
+        await self._ask("cont")
+
+    async def set_vnc_password(self, password: str) -> None:
+        """Set the password of the VNC server; QEMU uses eight characters of it."""
+        await self._ask("set_password", {"protocol": "vnc", "password": password, "connected": "keep"})
+
+    async def vnc_port(self) -> int:
+        """The TCP port the VNC server listens on. Raises CommandFailed when there is no server."""
+        reply = await self._object("query-vnc")
+        if not reply.get("enabled") or "service" not in reply:
+            raise CommandFailed("query-vnc", "there is no VNC server")
+        return int(reply["service"])
+
+    async def port_is_open(self, chardev: str) -> bool:
+        """Whether the guest has opened the port that stands on the character device with this id."""
+        return bool((await self._chardev(chardev))["frontend-open"])
+
+    async def terminal_of(self, chardev: str) -> str:
+        """The path of the pseudo-terminal behind a character device of kind `pty`."""
+        return str((await self._chardev(chardev))["filename"]).removeprefix("pty:")
+
+    async def give(self, name: str, descriptor: int) -> None:
+        """Hand a descriptor to QEMU under a name; it stays open here too."""
+        socket.send_fds(self._connection, [b" "], [descriptor])
+        await self._ask("getfd", {"fdname": name})
+
+    async def set_migration(self, *, capabilities: Mapping[str, bool], parameters: Mapping[str, int]) -> None:
+        """How saving and restoring work."""
+        wanted = [{"capability": name, "state": state} for name, state in capabilities.items()]
+        await self._ask("migrate-set-capabilities", {"capabilities": wanted})
+        if parameters:
+            await self._ask("migrate-set-parameters", dict(parameters))
+
+    async def migrate(self, uri: str) -> None:
+        """Begin to write the machine's state to `uri`; events tell how it goes."""
+        await self._ask("migrate", {"uri": uri})
+
+    async def migrate_incoming(self, uri: str) -> None:
+        """Begin to read a machine's state from `uri` (QEMU was started with `-incoming defer`)."""
+        await self._ask("migrate-incoming", {"uri": uri})
+
+    async def migration(self) -> Mapping[str, Any]:
+        """How far saving is: `status`, `error-desc`, `ram` (QEMU, qapi/migration.json, MigrationInfo)."""
+        return await self._object("query-migrate")
+
+    @contextmanager
+    def listening(self, *names: str) -> Generator[Events]:
+        """Subscribe to events for the length of the block; all of them without a name."""
+        into, out = anyio.create_memory_object_stream[Event](_KEPT_EVENTS)
+        with into, out, self._client.listen(_Subscription(names, into)):
+            yield Events(self._client, out)
+
+    async def _chardev(self, name: str) -> dict[str, Any]:
+        for entry in cast("list[dict[str, Any]]", await self._ask("query-chardev")):
+            if entry["label"] == name:
+                return entry
+        raise CommandFailed("query-chardev", f"there is no character device {name}")
+
+    async def _object(self, command: str) -> dict[str, Any]:
+        return cast("dict[str, Any]", await self._ask(command))
+
+    async def _ask(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        try:
+            return await self._client.execute(command, arguments)
+        except ExecuteError as exc:
+            raise CommandFailed(command, str(exc)) from exc
+        except (ExecInterruptedError, QMPError) as exc:  # StateError, too: the connection is over
+            raise MonitorUnreachable(str(exc)) from exc
+
+
+@asynccontextmanager
+async def connected(connection: socket.socket, *, handshake: float = HANDSHAKE) -> AsyncGenerator[Monitor]:
+    """Greet QEMU over a connected socket and hang up when the block ends; the socket is closed then.
+
+    Raises MonitorUnreachable when QEMU is gone or does not greet within `handshake` seconds.
+    """
+    client = QMPClient()
+    client.events.names = {"no such event"}  # the library would keep every event of a machine's life
+    connection.setblocking(False)
+    try:
+        with anyio.fail_after(handshake):
+            await client.connect(connection)
+    except TimeoutError as exc:
+        connection.close()
+        raise MonitorUnreachable(f"no greeting within {handshake:g} seconds") from exc
+    except ConnectError as exc:
+        connection.close()
+        raise MonitorUnreachable(str(exc.exc) or "it hung up") from exc
+    try:
+        yield Monitor(client, connection)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _hung_up(client)
+
+
+async def _hung_up(client: QMPClient) -> None:
+    try:
+        await client.disconnect()
+    except (EOFError, OSError, QMPError) as exc:  # how the connection had ended before; told to whoever asked
+        log.debug("the monitor had hung up: %r", exc)
+
+
+async def _cancel_when_gone(client: QMPClient, scope: anyio.CancelScope) -> None:
+    while client.runstate == Runstate.RUNNING:
+        await client.runstate_changed()
+    scope.cancel()
