@@ -1,0 +1,146 @@
+"""A guest built from Debian's packages: first its disk, looked at from outside, then a boot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from booted import in_guest
+from guest_images import CACHE, debian_image, debian_machine, overlay_on
+from machines import text_in
+from tartlet.build.distro import from_distro
+from tartlet.build.layout import ESP_TYPE, ROOT_TYPES
+from tartlet.build.progress import Progress
+from tartlet.build.recipe import recipe_for
+
+pytestmark = pytest.mark.timeout(600)  # the first run of all builds the guest
+
+LOGIN_WITHIN = 90.0
+"""Seconds; about 15 on an idle machine with two cores."""
+
+
+@pytest.fixture(scope="module")
+def disk() -> Path:
+    return debian_image(architecture="amd64")
+
+
+@pytest.fixture(scope="module")
+def partitions(disk: Path) -> list[dict[str, Any]]:
+    return json.loads(tool("sfdisk", "--json", disk))["partitiontable"]["partitions"]  # type: ignore[no-any-return]
+
+
+def tool(*words: str | Path) -> str:
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    done = subprocess.run(words, check=True, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    return done.stdout
+
+
+def in_root(disk: Path, partitions: list[dict[str, Any]], request: str) -> str:
+    return tool("debugfs", "-R", request, f"{disk}?offset={partitions[1]['start'] * 512}")
+
+
+def test_the_partitions_are_discoverable(partitions: list[dict[str, Any]]) -> None:
+    recipe = recipe_for("debian:bookworm", "amd64")
+    assert [(row["type"], row["uuid"].lower()) for row in partitions] == [
+        (ESP_TYPE, str(recipe.identifier("esp"))),
+        (ROOT_TYPES["amd64"], str(recipe.identifier("root"))),
+    ]
+
+
+def test_the_boot_menu_starts_the_kernel_of_the_root_at_once(disk: Path, partitions: list[dict[str, Any]]) -> None:
+    inside = f"{disk}@@{partitions[0]['start'] * 512}"
+    files = tool("mdir", "-i", inside, "-b", "-/", "::").split()
+    entry = next(name for name in files if name.endswith(".conf") and "/entries/" in name)
+    version = Path(entry).stem.removeprefix("linux-")
+    assert {"::/EFI/BOOT/BOOTX64.EFI", f"::/linux/{version}/vmlinuz", f"::/linux/{version}/initrd.img"} <= {*files}
+    assert tool("mtype", "-i", inside, "::/loader/loader.conf") == "timeout 0\n"
+    options = next(line for line in tool("mtype", "-i", inside, entry).splitlines() if line.startswith("options"))
+    assert f"root=PARTUUID={partitions[1]['uuid'].lower()}" in options
+    assert f"/boot/vmlinuz-{version}" in in_root(disk, partitions, f"ncheck -c {inode(disk, partitions, version)}")
+
+
+def inode(disk: Path, partitions: list[dict[str, Any]], version: str) -> str:
+    return in_root(disk, partitions, f"stat /boot/vmlinuz-{version}").split()[1]
+
+
+def test_the_root_is_sound_and_has_no_identity(disk: Path, partitions: list[dict[str, Any]]) -> None:
+    tool("e2fsck", "-fn", f"{disk}?offset={partitions[1]['start'] * 512}")
+    assert "ssh_host" not in in_root(disk, partitions, "ls /etc/ssh")
+    assert in_root(disk, partitions, "cat /etc/machine-id") == ""
+    assert in_root(disk, partitions, "cat /etc/hostname") == "debian\n"
+    assert "stub-resolv.conf" in in_root(disk, partitions, "stat /etc/resolv.conf")
+    assert "admin:x:1000" in in_root(disk, partitions, "cat /etc/passwd")
+    assert in_root(disk, partitions, "stat /var/lib/cloud/instance") == ""
+
+
+def test_apt_keeps_nothing_of_the_build(disk: Path, partitions: list[dict[str, Any]]) -> None:
+    assert "mmdebstrap" not in in_root(disk, partitions, "ls /etc/apt/apt.conf.d")
+    assert ".deb" not in in_root(disk, partitions, "ls /var/cache/apt/archives")
+    lines = in_root(disk, partitions, "cat /etc/apt/sources.list").splitlines()
+    assert [line for line in lines if line] == [*recipe_for("debian:bookworm", "amd64").mirrors]
+
+
+def test_the_disk_is_sparse_and_protected(disk: Path) -> None:
+    status = disk.stat()
+    assert status.st_blocks * 512 < status.st_size / 2
+    assert status.st_mode & 0o777 == 0o444
+
+
+@pytest.mark.usefixtures("disk")
+async def test_the_second_build_takes_no_time_and_tells_so() -> None:
+    told: list[Progress] = []
+    started = time.monotonic()
+    await from_distro("debian:12", cache=CACHE, architecture="x86_64", report=told.append)
+    assert time.monotonic() - started < 1
+    assert [progress.stage for progress in told] == ["found the guest in the cache"]
+
+
+async def test_it_boots_to_login_with_a_grown_root_and_keys_of_its_own(disk: Path, tmp_path: Path) -> None:
+    overlay = overlay_on(disk, tmp_path / "disk.qcow2", "20G")
+    with debian_machine(tmp_path, overlay) as machine:
+        await text_in(machine.serial_log, "debian login:", within=LOGIN_WITHIN)
+
+        async def said(command: str) -> str:
+            return (await in_guest(machine.agent, command)).strip()
+
+        assert int(await said("df --output=size --block-size=1G / | tail -1")) >= 18
+        assert await said("systemctl is-system-running --wait") == "running"
+        assert await said("ls /etc/ssh/ssh_host_*_key") == "/etc/ssh/ssh_host_ecdsa_key\n/etc/ssh/ssh_host_ed25519_key"
+        assert len(await said("cat /etc/machine-id")) == 32
+        assert await said("cloud-init status") == "status: disabled"
+        assert await said("runuser -u admin -- sudo -n id -u") == "0"
+        assert await said("su admin -s /bin/sh -c 'echo admin | su admin -c \"id -un\"' 2>/dev/null") == "admin"
+        assert await said("sshd -T | grep -i ^passwordauthentication") == "passwordauthentication yes"
+        assert await said("modinfo -n virtiofs vmw_vsock_virtio_transport | wc -l") == "2"
+        assert await said("python3 -c 'print(6 * 7)'") == "42"
+        assert await said("systemctl list-timers --no-legend | grep -c apt") == "0"
+        # A kernel that comes or goes in the guest does so in the boot menu.
+        entries = "update-esp && ls /boot/efi/loader/entries | wc -l"
+        assert await said(f"touch /boot/vmlinuz-0-test /boot/initrd.img-0-test && {entries}") == "2"
+        assert await said(f"rm /boot/*-0-test && {entries}") == "1"
+
+
+@pytest.mark.slow
+def test_a_killed_build_leaves_nothing_for_the_next_one(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    code = (
+        "import anyio, sys; from pathlib import Path; from tartlet.build.distro import from_distro\n"
+        "anyio.run(lambda: from_distro('debian:bookworm', cache=Path(sys.argv[1])))"
+    )
+    for seconds in (1, 4, 12):
+        builder = subprocess.Popen([sys.executable, "-c", code, cache])
+        time.sleep(seconds)
+        builder.kill()
+        builder.wait()
+        assert not [name for name in os.listdir(cache) if not name.startswith(".")]
+    disk = anyio.run(lambda: from_distro("debian:bookworm", cache=cache))
+    assert disk.is_file()
+    assert os.listdir(cache / ".work") == []

@@ -1,0 +1,104 @@
+"""The guests that `--from-distro` builds, for the tests that need a whole system; built once and kept between runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import anyio
+import pytest
+
+from machines import FIRMWARE, FIRMWARE_VARIABLES
+from tartlet.build.distro import from_distro
+from tartlet.build.requirements import CannotBuild
+from tartlet.build.root_folder import PackagesFailed
+from tartlet.build.sandbox import NoNamespace
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tartlet-tests" / "distros"
+
+
+@cache
+def debian_image(name: str = "debian:bookworm", architecture: str | None = None) -> Path:
+    """The raw, read-only disk of a Debian guest; stand on it or copy it.
+
+    The first call of all takes a minute and needs a Debian mirror, so its test needs a time limit of some minutes.
+    Skips the test where no guest can be built.
+    """
+    try:
+        disk = anyio.run(lambda: from_distro(name, cache=CACHE, architecture=architecture))
+    except PackagesFailed:
+        raise
+    except (CannotBuild, NoNamespace) as exc:
+        pytest.skip(str(exc))
+    _forget_older(disk.parent)
+    return disk
+
+
+def _forget_older(current: Path) -> None:
+    """Every change of a recipe leaves a disk of half a gigabyte; a disk somebody has open stays until it is closed."""
+    recipe = json.loads((current / "recipe.json").read_text())
+    for entry in CACHE.glob("*/recipe.json"):
+        other = json.loads(entry.read_text())
+        same = all(other[part] == recipe[part] for part in ("distribution", "codename", "architecture"))
+        if same and entry.parent != current:
+            shutil.rmtree(entry.parent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DebianMachine:
+    """A running Debian guest without a network, started by QEMU itself."""
+
+    serial_log: Path
+    agent: socket.socket
+    """The host's end of the guest agent's port."""
+
+
+@contextmanager
+def debian_machine(folder: Path, disk: Path, *extra: str) -> Generator[DebianMachine]:
+    """Boot the amd64 guest on the qcow2 or raw disk `disk` for the length of the block. Skips without QEMU and OVMF."""
+    program = shutil.which("qemu-system-x86_64")
+    if program is None or not FIRMWARE.exists():
+        pytest.skip("needs qemu-system-x86_64 and OVMF")
+    variables, serial_log = folder / "variables.fd", folder / "serial.log"
+    shutil.copyfile(FIRMWARE_VARIABLES, variables)
+    ours, theirs = socket.socketpair()
+    with ours, (folder / "qemu.log").open("wb") as log:
+        words = _words(variables, serial_log, theirs.fileno(), disk)
+        process = subprocess.Popen(
+            [program, *words, *extra], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        theirs.close()
+        ours.settimeout(120)
+        try:
+            yield DebianMachine(serial_log=serial_log, agent=ours)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def overlay_on(disk: Path, target: Path, size: str) -> Path:
+    """A new qcow2 file of `size` that stands on the raw `disk`."""
+    words: Sequence[str] = ("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(disk), str(target), size)
+    subprocess.run(words, check=True)
+    return target
+
+
+def _words(variables: Path, serial_log: Path, agent: int, disk: Path) -> list[str]:
+    return [
+        "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2",
+        "-m", "1024", "-display", "none", "-nic", "none", "-serial", f"file:{serial_log}",
+        "-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE}",
+        "-drive", f"if=pflash,format=raw,file={variables}",
+        "-drive", f"if=virtio,file={disk},discard=unmap,cache=unsafe",
+        "-device", "virtio-rng-pci",
+        "-device", "virtio-serial-pci", "-chardev", f"socket,id=qga,fd={agent}",
+        "-device", "virtserialport,id=qga-port,chardev=qga,name=org.qemu.guest_agent.0",
+    ]  # fmt: skip
