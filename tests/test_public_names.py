@@ -52,6 +52,14 @@ def test_type_checkers_see_the_same_names_from_the_same_modules() -> None:
     assert seen == PUBLIC
 
 
+def test_every_public_name_is_in_the_reference() -> None:
+    page = Path(__file__).parent.parent / "docs" / "reference" / "library.md"
+    shown = {line.removeprefix("::: ").strip() for line in page.read_text().splitlines() if line.startswith("::: ")}
+    assert shown == {f"{module}.{name}" for module, names in PUBLIC.items() for name in names} - {
+        "tartlet.version.__version__"
+    }
+
+
 def test_a_name_that_is_not_public_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         getattr(tartlet, "nonsense")  # noqa: B009 - the point is the look-up at run time
