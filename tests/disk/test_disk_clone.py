@@ -6,17 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from disk_files import check, empty_folder, guest_sees, guest_writes, mounted, vm_folder
+from disk_files import check, empty_folder, guest_sees, guest_writes, mounted, run, vm_folder
 from tartlet.disk.chain import ForeignBacking, chain_of
 from tartlet.disk.clone import CloneMethod, CloneReport, TornCopy, clone_disk, stand_on
 from tartlet.disk.create import create_disk
-from tartlet.disk.freeze import MAX_BASES, merge_from
+from tartlet.disk.freeze import MAX_BASES, freeze, merge_from
 from tartlet.disk.model import DiskFormat, allocated, inspect
 from tartlet.disk.qcow2 import write_empty
 from tartlet.errors import FileTrouble
@@ -113,12 +114,12 @@ def test_fifty_generations_that_only_ran_a_little_stand_on_one_base(tmp_path: Pa
 
 
 def test_generations_that_wrote_a_lot_stay_bounded_and_right(tmp_path: Path) -> None:
-    vm_folder(tmp_path / "0", 96 * MIB)
+    vm_folder(tmp_path / "0", 48 * MIB)
     expected = bytearray(guest_sees(tmp_path / "0"))
     generations = 2 * MAX_BASES + 2
     for number in range(generations):
         folder = tmp_path / str(number)
-        at = (number * 5 % 90) * MIB + 4096
+        at = (number * 5 % 44) * MIB + 4096
         guest_writes(folder, at, 3 * MIB, number + 1)
         expected[at : at + 3 * MIB] = bytes([number + 1]) * (3 * MIB)
         cloned(folder, tmp_path / str(number + 1))
@@ -177,6 +178,51 @@ def test_a_torn_overlay_of_a_running_source_is_refused(tmp_path: Path) -> None:
         cloned(source, target, running=True)
     assert caught.value.hint
     assert os.listdir(target) == []
+
+
+def test_cloning_while_the_guest_writes_gives_a_whole_disk_or_says_no(tmp_path: Path) -> None:
+    source = vm_folder(tmp_path / "a", 512 * MIB)
+    cloned(source, tmp_path / "b")
+    outcomes: list[CloneMethod | None] = []
+    for number in range(3):
+        words = ["qemu-img", "bench", "-w", "-f", "qcow2", "-t", "writeback", "-d", "8", "-c", "100000", "-S", "327680"]
+        with subprocess.Popen([*words, source / "disk.img"], stdout=subprocess.DEVNULL) as writer:
+            try:
+                time.sleep(0.05 * number)
+                report = cloned(source, tmp_path / f"c{number}", running=True)
+                outcomes.append(report.method)
+                found = subprocess.run(["qemu-img", "check", "-q", tmp_path / f"c{number}" / "disk.img"], check=False)
+                assert found.returncode in (0, 3)
+                assert len(guest_sees(tmp_path / f"c{number}")) == 512 * MIB
+            except TornCopy:
+                outcomes.append(None)
+                assert os.listdir(tmp_path / f"c{number}") == []
+            finally:
+                writer.kill()
+    assert CloneMethod.SHARED_BASE in outcomes
+
+
+@pytest.mark.needs_root
+def test_another_users_vm_is_copied_when_its_files_cannot_be_linked(tmp_path: Path) -> None:
+    """Neither may its folder be written, nor does the kernel let a stranger link its base (protected_hardlinks)."""
+    raw, layered = vm_folder(tmp_path / "raw"), vm_folder(tmp_path / "layered")
+    cloned(layered, tmp_path / "b")
+    mine = empty_folder(tmp_path / "mine")
+    os.chown(mine, 65534, 65534)
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(0o711)
+    script = (
+        "import sys; from pathlib import Path; from tartlet.disk.clone import clone_disk\n"
+        "target = Path(sys.argv[2]); target.mkdir()\n"
+        "print(clone_disk(Path(sys.argv[1]), target, running=False).method)"
+    )
+    protected = Path("/proc/sys/fs/protected_hardlinks").read_text().strip() == "1"
+    for source, expected in ((raw, "copy"), (layered, "copy" if protected else "shared base")):
+        words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", script]
+        assert run(*words, source, mine / source.name).strip() == expected
+        assert guest_sees(mine / source.name) == guest_sees(source)
+    assert os.listdir(raw) == ["disk.img"]
 
 
 def test_a_backing_file_outside_the_folder_is_refused(tmp_path: Path) -> None:
@@ -286,6 +332,27 @@ def test_a_full_disk_leaves_neither_half_a_clone_nor_a_changed_source(tmp_path: 
             cloned(near, small / "d")
         assert os.listdir(small / "d") == []
         assert guest_sees(near, tmp_path) == before
+
+
+@pytest.mark.needs_root
+def test_a_disk_that_fills_up_while_layers_merge_changes_nothing(tmp_path: Path) -> None:
+    with mounted(tmp_path / "small.img", 72 * MIB, "mkfs.ext4", "-q", "-m0") as small:
+        source = vm_folder(small / "a", 32 * MIB, data=3 * MIB)
+        for number in range(MAX_BASES):
+            freeze(source, chain_of(source))
+            guest_writes(source, number * 3 * MIB, 3 * MIB, number + 1)
+        before, names = guest_sees(source, tmp_path), sorted(os.listdir(source))
+        make = empty_folder(small / "b")
+        with (small / "filler").open("wb") as filler:
+            filler.write(bytes(shutil.disk_usage(small).free - 4 * MIB))
+        with pytest.raises(NoSpace, match="no room to write"):
+            clone_disk(source, make, running=False)
+        assert sorted(os.listdir(source)) == names
+        assert os.listdir(make) == []
+        assert guest_sees(source, tmp_path) == before
+        (small / "filler").unlink()
+        clone_disk(source, make, running=False)
+        assert guest_sees(make, tmp_path) == guest_sees(source, tmp_path) == before
 
 
 def fill(path: Path) -> None:

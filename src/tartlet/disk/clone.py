@@ -23,7 +23,6 @@ from tartlet.disk.freeze import freeze, make_read_only, tidy
 from tartlet.disk.model import DISK, Disk, DiskFormat, allocated, inspect, is_base_name
 from tartlet.errors import ToolFailed, UserError
 from tartlet.host.copying import reflink, sparse_copy, trouble_writing
-from tartlet.host.process import run_now
 
 log = logging.getLogger(__name__)
 
@@ -71,17 +70,19 @@ def clone_disk(
 
     `running`: somebody runs the source. Then it is left alone: its top is reflinked or copied, which is the disk of
     a guest whose power was cut. When False the caller keeps it from being started until this returns (it holds the
-    record lock of its `config.json`). Other clones of the source are held off here, by the file lock of `source`,
-    which the caller must not hold. `declared` is the format in the source's config. `progress` gets copied bytes.
+    record lock of its `config.json`). A source that this user cannot write to is not frozen either. Other clones of
+    the source are held off here, by the file lock of `source`, which the caller must not hold. `declared` is the
+    format in the source's config. `progress` gets copied bytes.
 
     Ended early, it leaves no disk file in `target`, and the source with its old disk or an equal one.
     Raises NoSpace, FileTrouble, DamagedDisk, ForeignBacking, TornCopy, ToolMissing, ToolFailed.
     """
     with folder_lock(source), _new_disk_files(target):
         chain = chain_of(source, declared)
-        if not running:
+        untouchable = running or not os.access(source, os.W_OK)
+        if not untouchable:
             tidy(source, chain)
-        return _cloned(source, chain, target, running=running, progress=progress)
+        return _cloned(source, chain, target, may_freeze=not untouchable, running=running, progress=progress)
 
 
 def stand_on(base: Path, target: Path, *, progress: Progress | None = None) -> CloneReport:
@@ -104,12 +105,14 @@ def stand_on(base: Path, target: Path, *, progress: Progress | None = None) -> C
         return _report(CloneMethod.COPY, disk, disk, copied)
 
 
-def _cloned(source: Path, chain: Chain, target: Path, *, running: bool, progress: Progress | None) -> CloneReport:
+def _cloned(
+    source: Path, chain: Chain, target: Path, *, may_freeze: bool, running: bool, progress: Progress | None
+) -> CloneReport:
     top = chain.top
     if reflink(top.path, target / DISK):
         _, copied = _share(chain, target, progress)
         return _report(CloneMethod.REFLINK, top, top, copied)
-    if not running and _worth_freezing(chain, target):
+    if may_freeze and _worth_freezing(chain, target):
         merged = freeze(source, chain)
         if merged is not None:
             frozen = chain_of(source, DiskFormat.QCOW2)
@@ -179,6 +182,8 @@ def _copy_of_top(top: Disk, target: Path, *, running: bool, progress: Progress |
 
 def _is_whole(disk: Path) -> bool:
     """Clusters in use but not counted would be overwritten; those counted but not in use (status 3) are harmless."""
+    from tartlet.host.process import run_now  # brings anyio, which most clones do without
+
     try:
         run_now("qemu-img", "check", "-q", "-f", "qcow2", os.path.abspath(disk))
     except ToolFailed as exc:

@@ -22,10 +22,9 @@ from pathlib import Path
 from tartlet.disk import qcow2
 from tartlet.disk.chain import NEW_DISK, NEW_LAYER, Chain, chain_of, drop_unused, new_base_name, unlinked
 from tartlet.disk.model import DISK, Disk, DiskFormat, allocated
-from tartlet.errors import FileTrouble
-from tartlet.host.copying import sparse_copy
+from tartlet.errors import FileTrouble, ToolFailed
+from tartlet.host.copying import sparse_copy, trouble_writing
 from tartlet.host.files import sync_folder
-from tartlet.host.process import run_now
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +43,13 @@ def freeze(folder: Path, chain: Chain) -> int | None:
     when this file system has no hard links and nothing was done. Raises NoSpace, FileTrouble, ToolMissing, ToolFailed.
     """
     tidy(folder, chain)
-    if len(chain.bases) < MAX_BASES:
-        return 0 if _freeze_top(folder, chain.top) else None
-    return _merge(folder, chain, cut=merge_from(chain.sizes()))
+    try:
+        if len(chain.bases) < MAX_BASES:
+            return 0 if _freeze_top(folder, chain.top) else None
+        return _merge(folder, chain, cut=merge_from(chain.sizes()))
+    except BaseException:
+        unlinked(folder / NEW_DISK, folder / NEW_LAYER)
+        raise
 
 
 def tidy(folder: Path, chain: Chain) -> None:
@@ -100,8 +103,7 @@ def _merge(folder: Path, chain: Chain, *, cut: int) -> int:
     new = folder / NEW_LAYER
     log.debug("merging %d layers of %s", len(bottom_first) - cut, folder)
     sparse_copy(chain.top.path, new)
-    # rebase reads only what the layers between hold, and writes it to the copy
-    run_now("qemu-img", "rebase", "-f", "qcow2", "-F", below.format, "-b", below.path.name, os.path.abspath(new))
+    _rebase(new, below)
     _synced(new)
     name = new_base_name(folder)
     _new_overlay(folder, chain.top, on=name, kind=chain.top.format)
@@ -113,6 +115,19 @@ def _merge(folder: Path, chain: Chain, *, cut: int) -> int:
     _put_in_place(folder, name)
     drop_unused(folder, chain_of(folder, DiskFormat.QCOW2))
     return size
+
+
+def _rebase(layer: Path, below: Disk) -> None:
+    """Let `layer` stand on `below`, with all that lies between; qemu-img reads and writes only what differs."""
+    from tartlet.host.process import run_now  # brings anyio, which most clones do without
+
+    base = ("-F", below.format, "-b", below.path.name)
+    try:
+        run_now("qemu-img", "rebase", "-f", "qcow2", *base, os.path.abspath(layer))
+    except ToolFailed as exc:
+        if os.strerror(errno.ENOSPC) in exc.stderr:
+            raise trouble_writing(layer, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from exc
+        raise
 
 
 def _new_overlay(folder: Path, top: Disk, *, on: str, kind: str) -> None:

@@ -10,7 +10,6 @@ from tartlet.disk.chain import chain_of, folder_lock
 from tartlet.disk.model import Disk, DiskFormat
 from tartlet.errors import FileTrouble, InvalidArgument, ToolFailed, UserError
 from tartlet.host.copying import trouble_writing
-from tartlet.host.process import run_now
 
 
 class DiskInUse(UserError):
@@ -52,6 +51,8 @@ def _grow_raw(disk: Disk) -> None:
 
 
 def _grow_qcow2(disk: Disk) -> None:
+    from tartlet.host.process import run_now  # brings anyio, which raw disks do without
+
     if not os.access(disk.path, os.W_OK):
         raise FileTrouble("cannot write", disk.path, PermissionError(13, "Permission denied"))
     try:
