@@ -46,6 +46,9 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     found: dict[str, tuple[int, int, bytes]] = {}
     for path in sorted(folder.rglob("*")):
         stat = path.lstat()
-        start = path.open("rb").read(4096) if path.is_file() and not path.is_symlink() else b""
+        start = b""
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                start = file.read(4096)
         found[str(path.relative_to(folder))] = stat.st_mode, stat.st_size if path.is_file() else 0, start
     return found

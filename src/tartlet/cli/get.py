@@ -11,7 +11,7 @@ from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.units import GB, MIB, human_size
 from tartlet.vm.listing import sizes
-from tartlet.vm.model import VmState
+from tartlet.vm.model import VmConfig, VmState
 
 
 @click.command("get", cls=Verb)
@@ -21,9 +21,12 @@ from tartlet.vm.model import VmState
 def command(app: App, name: str, format_: str) -> None:
     """Show the configuration of a VM."""
     vm = app.store.open(name)
-    config, state = vm.config(), vm.state()
-    disk, size = sizes(vm)
-    shown: dict[str, object] = {
+    click.echo(shown(vm.config(), vm.state(), *sizes(vm), format_=format_))
+
+
+def shown(config: VmConfig, state: VmState, disk: int, size: int, *, format_: str) -> str:
+    """The whole output; `disk` is what the guest sees and `size` what is taken here, in bytes."""
+    document: dict[str, object] = {
         "OS": config.os,
         "CPU": config.cpu_count,
         "Memory": config.memory_size // MIB,
@@ -35,8 +38,7 @@ def command(app: App, name: str, format_: str) -> None:
         "State": state,
     }
     if format_ == JSON:
-        click.echo(json_text(shown))
-        return
-    readable = shown | {"Disk": human_size(disk), "Size": human_size(size)}
+        return json_text(document)
+    readable = document | {"Disk": human_size(disk), "Size": human_size(size)}
     titles = [title for title in readable if title != "Running"]
-    click.echo(table(titles, [[str(readable[title]) for title in titles]]))
+    return table(titles, [[str(readable[title]) for title in titles]])

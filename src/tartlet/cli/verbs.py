@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 VERBS: Mapping[str, str] = {
     "create": "Create a VM.",
     "clone": "Make a VM that starts as a copy of another.",
+    "set": "Change the configuration of a VM.",
     "get": "Show the configuration of a VM.",
     "list": "List VMs.",
     "prune": "Remove what nothing uses any more.",
