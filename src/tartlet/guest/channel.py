@@ -1,0 +1,286 @@
+"""The client of a VM's control socket: run commands in the guest, ask for its address."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import anyio
+import google.protobuf.message
+import h2.errors
+import h2.events
+import h2.exceptions
+from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryUnaryMethod
+from grpclib.config import Configuration
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from grpclib.protocol import H2Protocol
+
+from tartlet.guest import wire
+from tartlet.guest.agent_pb2 import (
+    ExecRequest,
+    ExecResponse,
+    IOChunk,
+    ResolveIPRequest,
+    ResolveIPResponse,
+    TerminalSize,
+)
+from tartlet.guest.commands import Command
+from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable, escaped
+from tartlet.host import sockets
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 30
+"""Seconds the supervisor's socket and the guest's agent are given to come up."""
+
+_RETRY = 0.05
+"""Seconds between attempts to connect while `tart run` is still starting."""
+
+_CONFIG = Configuration(
+    _keepalive_time=10.0,
+    _keepalive_timeout=20.0,
+    _http2_min_sent_ping_interval_without_data=10.0,
+    http2_connection_window_size=wire.WINDOW,
+    http2_stream_window_size=wire.WINDOW,
+)
+"""Two pings and then silence: a peer that is stuck is noticed within 30 s, and no server takes offence."""
+
+_CHUNK = 64 << 10
+"""Bytes of input sent at once."""
+
+_FOREIGN = (GRPCError, StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError)
+
+Writer = Callable[[bytes], Awaitable[None]]
+
+
+@asynccontextmanager
+async def connect(folder: Path, patience: float = PATIENCE) -> AsyncGenerator[GuestChannel]:
+    """The channel to the running VM of `folder` for the length of the block.
+
+    Raises AgentUnavailable when nobody listens within `patience` seconds.
+    """
+    channel = _SocketChannel(await _connected(folder, patience), config=_CONFIG)
+    try:
+        yield GuestChannel(channel, patience)
+    finally:
+        channel.close()
+
+
+class GuestChannel:
+    """One connection to a VM's control socket; any number of calls may use it at the same time."""
+
+    def __init__(self, channel: Channel, patience: float) -> None:
+        self._exec = StreamStreamMethod(channel, wire.EXEC, ExecRequest, ExecResponse)
+        self._resolve_ip = UnaryUnaryMethod(channel, wire.RESOLVE_IP, ResolveIPRequest, ResolveIPResponse)
+        self._patience = patience
+
+    async def execute(
+        self,
+        command: Command,
+        stdout: Writer,
+        stderr: Writer,
+        stdin: AsyncIterable[bytes] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> int:
+        """Run a command in the guest and return its exit code (-1: ended by a signal) as soon as it has ended.
+
+        `stdin` is read while the command runs and only if it is interactive; `size` is (rows, columns) of its
+        terminal. Cancelling kills the command. Raises AgentUnavailable, AgentCannot, AgentFailed, and what the writers
+        and the reader raise.
+        """
+        code = 0
+        async with _translated(), anyio.create_task_group() as tasks:
+            metadata = {wire.PATIENCE: str(int(self._patience))}
+            try:
+                async with self._exec.open(metadata=metadata) as stream:
+                    fed = stdin if command.interactive else None
+                    request = ExecRequest(command=_message(command, size))
+                    await stream.send_message(request, end=fed is None and not command.interactive)
+                    wire.bound(stream)
+                    if fed is not None:
+                        tasks.start_soon(_feed, stream, fed)
+                    await _followed(stream, stdout, stderr)
+            except _Ended as ended:
+                code = ended.code
+            tasks.cancel_scope.cancel()
+        return code
+
+    async def resolve_ip(self, patience: float = 1.0) -> str | None:
+        """The guest's IPv4 address as its agent tells it; None when there is no answer (yet) within `patience` seconds.
+
+        Raises AgentFailed when the agent says that it cannot tell.
+        """
+        try:
+            async with _translated():
+                with anyio.move_on_after(patience):
+                    return _ipv4((await self._resolve_ip(ResolveIPRequest(), timeout=patience)).ip)
+        except (AgentUnavailable, AgentCannot) as exc:
+            log.debug("no address by the agent: %s", exc)
+        return None
+
+
+class _Ended(Exception):
+    """The command has ended: leaves its stream at once, whatever either side still means to say."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+class _SocketChannel(Channel):
+    """A grpclib channel over a socket that is already connected."""
+
+    def __init__(self, sock: socket.socket, config: Configuration) -> None:
+        super().__init__(path=wire.SOCKET_NAME, config=config)  # pyright: ignore[reportUnknownMemberType]
+        self._sock: socket.socket | None = sock
+
+    async def _create_connection(self) -> H2Protocol:
+        if self._sock is None:
+            raise AgentUnavailable("the connection to the guest agent was lost")
+        sock, self._sock = self._sock, None
+        _, protocol = await asyncio.get_running_loop().create_unix_connection(_Protocol.factory(self), sock=sock)
+        return protocol
+
+    def close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+        super().close()
+
+
+class _Protocol(H2Protocol):
+    """Keeps what has arrived when a server resets a stream that it has ended well.
+
+    Servers do so when the client has not ended its half, as with standard input that was not read to its end; grpclib
+    0.4.9 would drop the messages nobody has read yet.
+    """
+
+    @classmethod
+    def factory(cls, channel: Channel) -> Callable[[], H2Protocol]:
+        def make() -> H2Protocol:
+            plain = channel._protocol_factory()  # noqa: SLF001 - as the channel itself would make it
+            return cls(plain.handler, plain.config, plain.h2_config)
+
+        return make
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.processor.processors[h2.events.StreamReset] = self._stream_reset
+
+    def _stream_reset(self, event: h2.events.StreamReset) -> None:
+        stream = self.processor.streams.get(event.stream_id)
+        if stream is not None and stream.trailers is not None and event.error_code == h2.errors.ErrorCodes.NO_ERROR:
+            return
+        self.processor.process_stream_reset(event)
+
+
+async def _connected(folder: Path, patience: float) -> socket.socket:
+    deadline = anyio.current_time() + patience
+    while True:
+        try:
+            return sockets.connected(folder, wire.SOCKET_NAME)
+        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError) as exc:
+            if anyio.current_time() >= deadline:
+                raise AgentUnavailable("the VM's control socket does not answer") from exc
+        except OSError as exc:
+            raise AgentUnavailable(f"the VM's control socket cannot be used: {exc.strerror}") from exc
+        await anyio.sleep(_RETRY)
+
+
+_ExecStream = Stream[ExecRequest, ExecResponse]
+
+
+async def _feed(stream: _ExecStream, stdin: AsyncIterable[bytes]) -> None:
+    """Send standard input to its end. A stream that ends first is no concern of this side: the reader tells why."""
+    try:
+        async for data in stdin:
+            for start in range(0, len(data), _CHUNK):
+                await _send_input(stream, data[start : start + _CHUNK])
+        await _send_input(stream, b"")
+        await stream.end()
+    except (StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError) as exc:
+        log.debug("the command takes no more input: %s", exc)
+
+
+async def _send_input(stream: _ExecStream, data: bytes) -> None:
+    await stream.send_message(ExecRequest(standard_input=IOChunk(data=data)))
+
+
+async def _followed(stream: _ExecStream, stdout: Writer, stderr: Writer) -> None:
+    """Hand output on until the command ends. Returns when the stream ends well without telling how it ended.
+
+    Raises _Ended.
+    """
+    while (response := await _received(stream)) is not None:
+        kind = response.WhichOneof("type")
+        if kind == "exit":
+            raise _Ended(response.exit.code)
+        if kind == "standard_output":
+            await stdout(response.standard_output.data)
+        elif kind == "standard_error":
+            await stderr(response.standard_error.data)
+    vars(stream)["_end_done"] = True  # its status is asked for though our half may still be open
+    await stream.recv_trailing_metadata()
+
+
+async def _received(stream: _ExecStream) -> ExecResponse | None:
+    try:
+        return await stream.recv_message()
+    except (AssertionError, NotImplementedError, google.protobuf.message.DecodeError) as exc:
+        raise AgentFailed(f"the guest agent sent something that is no message: {exc}") from exc
+
+
+@asynccontextmanager
+async def _translated() -> AsyncGenerator[None]:
+    """Turn the errors of gRPC and HTTP/2 into ours, also out of a group."""
+    try:
+        yield
+    except (ExceptionGroup, *_FOREIGN) as exc:
+        cause = _first(exc)
+        error = _ours(cause)
+        if error is None:
+            raise cause from cause.__cause__
+        raise error from cause
+
+
+def _first(error: Exception) -> Exception:
+    if isinstance(error, ExceptionGroup):
+        return _first(cast("ExceptionGroup[Exception]", error).exceptions[0])
+    return error
+
+
+def _ours(error: Exception) -> Exception | None:
+    if isinstance(error, GRPCError):
+        text = escaped(error.message or error.status.name)
+        if error.status is Status.UNAVAILABLE:
+            return AgentUnavailable(text)
+        return AgentCannot(text) if error.status is Status.UNIMPLEMENTED else AgentFailed(text)
+    if isinstance(error, _FOREIGN):
+        return AgentUnavailable(f"the connection to the guest agent was lost: {escaped(str(error))}")
+    return None
+
+
+def _message(command: Command, size: tuple[int, int] | None) -> ExecRequest.Command:
+    rows, columns = size or (24, 80)
+    return ExecRequest.Command(
+        name=command.name,
+        args=command.args,
+        interactive=command.interactive,
+        tty=command.tty,
+        terminal_size=TerminalSize(rows=rows, cols=columns) if command.tty else None,
+        detach=command.detach,
+        env=command.env,
+        workdir=command.workdir,
+    )
+
+
+def _ipv4(text: str) -> str | None:
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        return None

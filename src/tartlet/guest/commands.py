@@ -1,0 +1,37 @@
+"""What the host asks of a guest and what it gets, whatever agent is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A program to run in a guest; no shell is involved."""
+
+    name: str
+    """Looked up in the guest's PATH, or a path."""
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Added to the environment the guest gives it."""
+    workdir: str = ""
+    """Where it runs; empty: the home folder of the user it runs as."""
+    interactive: bool = False
+    """It gets standard input; otherwise it reads from the null device."""
+    tty: bool = False
+    """It runs on a terminal of its own."""
+    detach: bool = False
+    """It is left running and the call returns at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a program in a guest ended."""
+
+    exit_code: int
+    """Its exit status; -1 when a signal ended it."""
+    stdout: bytes = b""
+    stderr: bytes = b""
+    cut: bool = False
+    """The agent kept only the beginning of an output."""

@@ -1,0 +1,206 @@
+"""What `tart run` serves on `control.sock` when the guest's agent does not speak gRPC itself.
+
+Clients speak the gRPC of agent.proto, whatever agent is behind it; here it ends, and its calls become those of
+`QgaCommands`. The service lives and dies with the VM.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+from grpclib.config import Configuration
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.exceptions import GRPCError
+from grpclib.protocol import H2Protocol
+from grpclib.server import Server, Stream
+
+from tartlet.guest import wire
+from tartlet.guest.agent_pb2 import ExecRequest, ExecResponse, IOChunk, ResolveIPRequest, ResolveIPResponse
+from tartlet.guest.commands import Command, Outcome
+from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
+from tartlet.guest.qga_commands import LARGEST_INPUT, QgaCommands
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_CHUNK = 64 << 10
+"""Bytes of output sent at once."""
+
+_MOST_PATIENCE = 3600.0
+"""Seconds a client may have the service wait for the agent."""
+
+_CLOSING_TIME = 5.0
+"""Seconds in which the calls of the last clients must have ended."""
+
+
+@asynccontextmanager
+async def serving(listener: socket.socket, commands: QgaCommands) -> AsyncGenerator[None]:
+    """Serve clients of a bound, listening socket for the length of the block; then hang up on all of them.
+
+    The listener is closed at the end; its file stays.
+    """
+    async with anyio.create_task_group() as tasks:
+        server = _Server([_Agent(commands, tasks)], config=Configuration(wire.WINDOW, wire.WINDOW))
+        await server.start(sock=listener)
+        try:
+            yield
+        finally:
+            server.hang_up()
+            tasks.cancel_scope.cancel()
+            with anyio.move_on_after(_CLOSING_TIME, shield=True):
+                await server.wait_closed()
+
+
+class _Server(Server):
+    """A server that can end its connections, too: without that, closing it waits for the clients."""
+
+    def __init__(self, handlers: list[_Agent], config: Configuration) -> None:
+        super().__init__(handlers, config=config)
+        self._connections: weakref.WeakSet[H2Protocol] = weakref.WeakSet()
+
+    def _protocol_factory(self) -> H2Protocol:
+        made = super()._protocol_factory()
+        self._connections.add(made)
+        return made
+
+    def hang_up(self) -> None:
+        """Accept nobody any more and close every connection."""
+        self.close()
+        for connection in list(self._connections):
+            if hasattr(connection, "processor"):
+                connection.processor.close("the VM has ended")
+
+
+class _Agent:
+    """The two methods of agent.proto."""
+
+    def __init__(self, commands: QgaCommands, tasks: TaskGroup) -> None:
+        self._commands, self._tasks = commands, tasks
+
+    def __mapping__(self) -> dict[str, Handler]:
+        return {
+            wire.EXEC: Handler(self.execute, Cardinality.STREAM_STREAM, ExecRequest, ExecResponse),
+            wire.RESOLVE_IP: Handler(self.resolve_ip, Cardinality.UNARY_UNARY, ResolveIPRequest, ResolveIPResponse),
+        }
+
+    async def execute(self, stream: Stream[ExecRequest, ExecResponse]) -> None:
+        wire.bound(stream)
+        request = await stream.recv_message()
+        if request is None or request.WhichOneof("type") != "command":
+            raise GRPCError(Status.UNKNOWN, "the first request must be a command")
+        command = _command(request.command)
+        patience = _patience(stream)
+
+        async def work() -> Outcome:
+            self._commands.check(command)
+            await self._commands.ready(patience)
+            return await self._commands.execute(command, stdin)
+
+        stdin = await _whole_input(stream) if command.interactive and not command.tty else None
+        outcome = await self._owned(work)
+        await _send_output(stream, outcome)
+
+    async def resolve_ip(self, stream: Stream[ResolveIPRequest, ResolveIPResponse]) -> None:
+        wire.bound(stream)
+        await stream.recv_message()
+        address = await self._owned(self._commands.address)
+        await stream.send_message(ResolveIPResponse(ip=address))
+
+    async def _owned(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do work in the service's own task group, cancelled when the client goes away.
+
+        grpclib cancels a handler's task outright, through every shield; here the work may clean up behind itself.
+        """
+        done = anyio.Event()
+        scope = anyio.CancelScope()
+        results: list[T | Exception] = []
+
+        async def doing() -> None:
+            with scope:
+                try:
+                    results.append(await work())
+                except Exception as exc:  # noqa: BLE001 - handed over to the waiting handler, which raises it
+                    results.append(exc)
+            done.set()
+
+        self._tasks.start_soon(doing)
+        try:
+            await done.wait()
+        finally:
+            scope.cancel()
+        if not results:
+            raise GRPCError(Status.UNAVAILABLE, "the VM has ended")
+        return _result(results[0])
+
+
+def _result(result: T | Exception) -> T:
+    if isinstance(result, AgentUnavailable):
+        raise GRPCError(Status.UNAVAILABLE, str(result)) from result
+    if isinstance(result, AgentCannot):
+        raise GRPCError(Status.UNIMPLEMENTED, _with_hint(result)) from result
+    if isinstance(result, AgentFailed):
+        raise GRPCError(Status.UNKNOWN, _with_hint(result)) from result
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _with_hint(error: AgentFailed) -> str:
+    return f"{error}; {error.hint}" if error.hint else str(error)
+
+
+def _command(told: ExecRequest.Command) -> Command:
+    return Command(
+        name=told.name,
+        args=tuple(told.args),
+        env=dict(told.env),
+        workdir=told.workdir,
+        interactive=told.interactive,
+        tty=told.tty,
+        detach=told.detach,
+    )
+
+
+def _patience(stream: Stream[ExecRequest, ExecResponse]) -> float:
+    """Seconds the client lets us wait for the agent; none unless it says so."""
+    told = str(stream.metadata[wire.PATIENCE]) if stream.metadata and wire.PATIENCE in stream.metadata else ""
+    return min(float(told), _MOST_PATIENCE) if told.isascii() and told.isdigit() else 0.0
+
+
+async def _whole_input(stream: Stream[ExecRequest, ExecResponse]) -> bytes:
+    """Standard input to its end: the empty chunk, or the client sending nothing more."""
+    read = bytearray()
+    async for request in stream:
+        if request.WhichOneof("type") != "standard_input":
+            continue
+        if not request.standard_input.data:
+            break
+        read += request.standard_input.data
+        if len(read) > LARGEST_INPUT:
+            text = f"more than {LARGEST_INPUT >> 20} MiB of standard input are too much for the QEMU guest agent"
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, text)
+    return bytes(read)
+
+
+async def _send_output(stream: Stream[ExecRequest, ExecResponse], outcome: Outcome) -> None:
+    for start in range(0, len(outcome.stdout), _CHUNK):
+        chunk = IOChunk(data=outcome.stdout[start : start + _CHUNK])
+        await stream.send_message(ExecResponse(standard_output=chunk))
+    for start in range(0, len(outcome.stderr), _CHUNK):
+        chunk = IOChunk(data=outcome.stderr[start : start + _CHUNK])
+        await stream.send_message(ExecResponse(standard_error=chunk))
+    if outcome.cut:
+        text = (
+            f"the output was cut: the QEMU guest agent carries 16 MiB of each stream; "
+            f"the command itself ended with {outcome.exit_code}"
+        )
+        raise GRPCError(Status.OUT_OF_RANGE, text)
+    await stream.send_message(ExecResponse(exit=ExecResponse.Exit(code=outcome.exit_code)))

@@ -1,0 +1,49 @@
+"""What both ends of `control.sock` share: the gRPC methods, and limits that the library does not set."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, cast
+
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from tartlet.guest.agent_pb2 import ExecRequest, ExecResponse, ResolveIPRequest, ResolveIPResponse
+
+SOCKET_NAME = "control.sock"
+"""In the VM's folder."""
+
+EXEC = "/Agent/Exec"
+RESOLVE_IP = "/Agent/ResolveIP"
+
+PATIENCE = "tartlet-patience"
+"""A header of ours: seconds the server may wait for the guest's agent before it answers UNAVAILABLE."""
+
+LARGEST_MESSAGE = 4 << 20
+"""Bytes of one gRPC message that are accepted; a peer could announce 4 GiB."""
+
+WINDOW = 1 << 20
+"""Bytes in flight for one stream and one connection."""
+
+__all__ = ["EXEC", "RESOLVE_IP", "ExecRequest", "ExecResponse", "ResolveIPRequest", "ResolveIPResponse", "bound"]
+
+
+class _HasData(Protocol):
+    recv_data: Callable[[int], Awaitable[bytes]]
+
+
+def bound(stream: object) -> None:
+    """Make a grpclib stream refuse messages larger than LARGEST_MESSAGE with RESOURCE_EXHAUSTED.
+
+    grpclib 0.4.9 believes whatever length is announced and has no setting; it reads both the five bytes in front of a
+    message and the message through `recv_data` of its inner stream, which is replaced here.
+    """
+    inner = cast("_HasData", vars(stream)["_stream"])
+    read = inner.recv_data
+
+    async def recv_data(size: int) -> bytes:
+        if size > LARGEST_MESSAGE:
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, f"a message of {size} bytes is too large")
+        return await read(size)
+
+    inner.recv_data = recv_data
