@@ -47,7 +47,9 @@ def clone(store: VmStore, source_name: str, new_name: str) -> Clone:
         new = replace(config if suspended else config.with_new_mac(), disk_format=str(report.format))
         config_file.create(work / "config.json", new)
         if os.path.exists(source.seed_path):
-            _own_seed(source.seed_path, work, new_name)
+            _copied(source.seed_path, work)
+            if not suspended:  # its guest believes to know the disk
+                _renew_seed(work / source.seed_path.name, new_name)
         return Clone(vm=store.install(work, new_name), disk=report)
 
 
@@ -70,12 +72,11 @@ def _copied(file: Path, folder: Path) -> None:
         sparse_copy(file, target)
 
 
-def _own_seed(seed: Path, work: Path, name: str) -> None:
-    """First-boot data under an identity of its own, so that the guest takes the clone for a new machine."""
+def _renew_seed(seed: Path, name: str) -> None:
+    """Give first-boot data an identity of its own, so that the guest takes the clone for a new machine."""
     from tartlet.build.seed import reseed
 
-    _copied(seed, work)
     try:
-        reseed(work / seed.name, hostname=name)
+        reseed(seed, hostname=name)
     except OSError as exc:
         raise FileTrouble("cannot renew the first-boot data", seed, exc) from exc

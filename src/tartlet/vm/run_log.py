@@ -18,12 +18,13 @@ class RunLog:
     """Notes what happens in a run, and tells it to whoever watches."""
 
     _file: IO[str]
-    _tell: Callable[[str], None]
+    tell: Callable[[str], None]
+    """Tells whoever watches, and notes nothing."""
 
     def announce(self, line: str) -> None:
         """Note a line and tell it."""
         self.note(line)
-        self._tell(line)
+        self.tell(line)
 
     def note(self, line: str) -> None:
         """Only note a line, with the time."""
@@ -34,13 +35,14 @@ class RunLog:
 
 @contextmanager
 def begun_log(vm: VmFolder, tell: Callable[[str], None]) -> Generator[RunLog]:
-    """Start the logs of a run anew; what the last one left is gone. They may hold secrets of the guest: mode 0600.
+    """Start the logs of a run anew, unless it continues a suspended one. They may hold secrets of the guest: mode 0600.
 
     Raises FileTrouble.
     """
+    anew = 0 if os.path.lexists(vm.state_path) else os.O_TRUNC
     for path in (vm.run_log_path, vm.qemu_log_path, vm.serial_log_path):
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | anew | os.O_CLOEXEC, 0o600))
         except OSError as exc:
             raise FileTrouble("cannot write the log", path, exc) from exc
     with open(vm.run_log_path, "a", encoding="utf-8", errors="replace") as file:

@@ -1,0 +1,31 @@
+"""What a started VM shows to people: its serial terminal and its screen."""
+
+from __future__ import annotations
+
+from tartlet.console import serial, vnc
+from tartlet.console.opener import open_url
+from tartlet.errors import UserError
+from tartlet.hypervisor.qmp import Monitor
+from tartlet.vm.options import RunOptions
+from tartlet.vm.run_log import RunLog
+
+
+async def opened(monitor: Monitor, options: RunOptions, log: RunLog) -> None:
+    """Tell the serial terminal's path and the address of the screen. Raises CommandFailed, FileTrouble."""
+    if options.serial:
+        log.announce(f"The guest's serial terminal is {await serial.pseudo_terminal(monitor)}")
+    if options.vnc_experimental:
+        server = await vnc.listening(monitor)
+        await show(server.url, options, log)
+
+
+async def show(url: str, options: RunOptions, log: RunLog) -> None:
+    """Tell the screen's address, or hand it to the desktop. It holds a password: it is not noted."""
+    if options.no_graphics or options.plain_output:
+        log.tell(f"VNC server is running at {url}")
+        return
+    log.tell(f"Opening {url}...")
+    try:
+        await open_url(url)
+    except UserError as exc:
+        log.announce(f"no viewer could be opened: {exc}")

@@ -1,0 +1,186 @@
+"""Everything one live VM holds, from its first lock to its last; released in reverse order."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from pathlib import Path
+
+import anyio
+
+from tartlet.errors import UserError
+from tartlet.host.files import removed, sync_folder
+from tartlet.host.locks import try_file_lock, try_process_lock
+from tartlet.hypervisor import accel, qmp, state_file
+from tartlet.hypervisor.accel import Accelerator
+from tartlet.hypervisor.command_line import command_line
+from tartlet.hypervisor.process import Process, QemuCrashed, spawned
+from tartlet.hypervisor.qmp import Monitor, MonitorUnreachable
+from tartlet.hypervisor.state_file import SavedState
+from tartlet.vm import console
+from tartlet.vm.folder import VmFolder
+from tartlet.vm.live import RunningVm
+from tartlet.vm.model import VmConfig
+from tartlet.vm.options import RunOptions
+from tartlet.vm.plan import Plan, planned
+from tartlet.vm.run_log import begun_log
+from tartlet.vm.store import VmMissing, VmStore
+
+
+class VmAlreadyRunning(UserError):
+    """Another process runs this VM."""
+
+    exit_code = 2
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'VM "{name}" is already running', f"stop it with `tart stop {name}`, or clone it and run the copy"
+        )
+
+
+@asynccontextmanager
+async def running(
+    store: VmStore, name: str, options: RunOptions, announce: Callable[[str], None]
+) -> AsyncGenerator[RunningVm]:
+    """Boot a VM, or resume a suspended one, for the length of the block. What it holds stands here, top to bottom.
+
+    Raises VmMissing, VmIncomplete, VmAlreadyRunning, StateRefused, QemuCrashed and what else a part of it refuses.
+    """
+    async with AsyncExitStack() as held:
+        async with _nobody_else_starts(store):
+            vm = store.find(name)
+            if vm.supervisor():
+                raise VmAlreadyRunning(name)
+            log = held.enter_context(begun_log(vm, announce))
+            config = _with_a_mac_of_its_own(store, vm, log.announce)
+            plan = await held.enter_async_context(planned(vm, config, options, log.note))
+            state = held.enter_context(_saved_state(vm, plan))
+            folder = held.enter_context(_locked(vm))
+        process, monitor = await held.enter_async_context(
+            _powered_on(vm, plan, restored=state is not None, announce=log.announce)
+        )
+        events = held.enter_context(monitor.listening("SHUTDOWN", "VSERPORT_CHANGE"))
+        if state is not None:
+            await state_file.restore(monitor, state)
+            _forget(vm)
+        await console.opened(monitor, options, log)
+        await monitor.cont()
+        live = RunningVm(store.home.tmp, folder, plan, process, monitor, events, log)
+        held.push(live.note_failure)
+        await held.enter_async_context(live.served(resumed=state is not None))
+        yield live
+
+
+@asynccontextmanager
+async def _nobody_else_starts(store: VmStore) -> AsyncGenerator[None]:
+    """The home's lock. Polled, because a thread that waits for it could not be given up when Ctrl+C comes."""
+    while (lock := try_file_lock(store.home.root)) is None:  # noqa: ASYNC110 - the kernel has no event for it
+        await anyio.sleep(0.02)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _with_a_mac_of_its_own(store: VmStore, vm: VmFolder, announce: Callable[[str], None]) -> VmConfig:
+    config = vm.config()
+    other = store.same_mac(config.mac_address, besides=vm.name, only_running=True)
+    if other is None:
+        return config
+    announce(f'The running VM "{other.name}" has the same MAC address {config.mac_address}.')
+    announce(f'"{vm.name}" gets a new one and starts afresh.')
+    new = config.with_new_mac()
+    store.save_config(vm, config, new)
+    return new
+
+
+@contextmanager
+def _saved_state(vm: VmFolder, plan: Plan) -> Generator[SavedState | None]:
+    if not os.path.lexists(vm.state_path):
+        yield None
+        return
+    state = state_file.open_for_resume(vm.state_path, plan.fingerprint)
+    try:
+        yield state
+    finally:
+        os.close(state.descriptor)
+
+
+@contextmanager
+def _locked(vm: VmFolder) -> Generator[Path]:
+    """The lock that means running. From here on nothing in this process may open `config.json`: closing it unlocks.
+
+    Gives the VM's folder by a name that stays right when the VM is renamed.
+    """
+    lock = try_process_lock(vm.config_path)
+    if lock is None:
+        raise VmAlreadyRunning(vm.name)
+    with closing(os.fdopen(lock, "rb")):
+        if not _is_still(vm.config_path, lock):
+            raise VmMissing(vm.name)
+        folder = os.open(vm.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            by_descriptor = Path(f"/proc/self/fd/{folder}")
+            yield by_descriptor if by_descriptor.exists() else vm.path
+        finally:
+            os.close(folder)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether the locked file is the one the name means now: the VM may have been replaced in between."""
+    return path.exists() and os.path.samestat(os.stat(path), os.fstat(descriptor))
+
+
+@asynccontextmanager
+async def _powered_on(
+    vm: VmFolder, plan: Plan, *, restored: bool, announce: Callable[[str], None]
+) -> AsyncGenerator[tuple[Process, Monitor]]:
+    """QEMU with its processors halted. One that refuses the host's CPU model gets a second try with a named one."""
+    chosen = plan.machine.accelerator
+    async with AsyncExitStack() as held:
+        if chosen.notice:
+            announce(chosen.notice)
+        try:
+            live = await held.enter_async_context(_attempt(vm, plan, chosen, restored=restored))
+        except QemuCrashed as crash:
+            named = chosen.with_named_cpu()
+            if named is None or not accel.host_cpu_refused(crash.tail):
+                raise
+            announce(named.notice or named.reason)
+            live = await held.enter_async_context(_attempt(vm, plan, named, restored=restored))
+        for end in plan.lent:
+            end.close()
+        yield live
+
+
+@asynccontextmanager
+async def _attempt(
+    vm: VmFolder, plan: Plan, accelerator: Accelerator, *, restored: bool
+) -> AsyncGenerator[tuple[Process, Monitor]]:
+    # Connected before QEMU exists: nothing has to be waited for, and no path can be too long.
+    ours, theirs = socket.socketpair()
+    async with AsyncExitStack() as held:
+        held.callback(ours.close)
+        held.callback(theirs.close)
+        machine = plan.machine_for(theirs.fileno(), accelerator, restored=restored)
+        argv = [*command_line(plan.qemu, machine), "-S"]
+        process = await held.enter_async_context(
+            spawned(argv, log_file=vm.qemu_log_path, pass_fds=machine.descriptors())
+        )
+        theirs.close()
+        try:
+            monitor = await held.enter_async_context(qmp.connected(ours))
+        except MonitorUnreachable:
+            with anyio.move_on_after(1):
+                await process.wait()
+                raise process.crash() from None
+            raise
+        yield process, monitor
+
+
+def _forget(vm: VmFolder) -> None:
+    """Delete the saved state before its guest goes on: once the disk changes, going back would ruin it."""
+    removed(vm.state_path)
+    sync_folder(vm.path)

@@ -1,0 +1,151 @@
+"""A VM that runs: what can be asked of it, and how it came to its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import anyio
+
+from tartlet.errors import UserError
+from tartlet.guest.qga import QemuGuestAgent
+from tartlet.host.files import sync_folder
+from tartlet.host.scratch import scratch_folder
+from tartlet.host.sockets import listening
+from tartlet.hypervisor import state_file
+from tartlet.hypervisor.devices import GUEST_AGENT_PORT
+from tartlet.hypervisor.process import Process
+from tartlet.hypervisor.qmp import Event, Events, Monitor
+from tartlet.network import record
+from tartlet.vm import ended
+from tartlet.vm.ended import Ending, LastRun
+from tartlet.vm.plan import Plan
+from tartlet.vm.run_log import RunLog
+
+_QUIT_TIMEOUT = 5
+"""Seconds QEMU gets to flush its disks and end when the power is cut; then it is killed."""
+
+_CLOCK_TIMEOUT = 60
+"""Seconds a resumed guest's agent gets to take the time."""
+
+
+class RunningVm:
+    """One live VM, as `lifecycle.running` gives it out."""
+
+    def __init__(
+        self, tmp: Path, folder: Path, plan: Plan, process: Process, monitor: Monitor, events: Events, log: RunLog
+    ) -> None:
+        self.folder = folder
+        """The VM's folder by a name that stays right when the VM is renamed."""
+        self.plan = plan
+        self.process = process
+        self.monitor = monitor
+        self.agent = QemuGuestAgent(plan.agent)
+        self._tmp, self._events, self._log = tmp, events, log
+        self._begun = ended.begin(folder)
+        self._decided: Ending | None = None
+        self._shutdown: Event | None = None
+        self._last: LastRun | None = None
+
+    @asynccontextmanager
+    async def served(self, *, resumed: bool) -> AsyncGenerator[None]:
+        """Let commands in through `control.sock` for the length of the block, and watch the network.
+
+        Raises FileTrouble and AddressTaken when the socket cannot be bound, and what the network raises when it fails.
+        """
+        from tartlet.guest.qga_commands import QgaCommands
+        from tartlet.guest.service import serving
+
+        async with AsyncExitStack() as held:
+            tasks = await held.enter_async_context(anyio.create_task_group())
+            held.callback(tasks.cancel_scope.cancel)
+            listener = held.enter_context(listening(self.folder, "control.sock"))
+            await held.enter_async_context(serving(listener, QgaCommands(self.agent, self.plan.mac)))
+            record.write(self.folder, self.plan.network.record)
+            tasks.start_soon(self._watch_network)
+            if resumed:
+                tasks.start_soon(self._correct_clock)
+            yield
+
+    async def _watch_network(self) -> None:
+        raise await self.plan.network.lost()
+
+    async def agent_answers(self) -> None:
+        """Return when the guest's agent answers."""
+        await self.agent.wait_open(None)
+        await self.agent.ping()
+
+    async def power_off(self) -> None:
+        """Cut the power: the guest is not asked, its disks are flushed. Returns when QEMU has ended."""
+        self._decided = self._decided or Ending.STOPPED
+        with anyio.move_on_after(_QUIT_TIMEOUT):
+            await self.monitor.quit()
+            await self.process.wait()
+            return
+        self.process.send(signal.SIGKILL)
+
+    async def press_power_button(self) -> None:
+        """Ask the guest to shut down. Raises CommandFailed, MonitorUnreachable."""
+        await self.monitor.powerdown()
+
+    async def suspend(self) -> None:
+        """Save the machine to the VM's folder and end it. Raises SaveFailed (then it goes on), MonitorUnreachable."""
+        self._log.announce("Suspending VM...")
+        with scratch_folder(self._tmp) as work:
+            part = work / "state"
+            size = await state_file.save(self.monitor, part, self.plan.fingerprint)
+            os.replace(part, self.folder / "state.vzvmsave")
+            sync_folder(self.folder)
+        self._decided = Ending.SUSPENDED
+        self._log.announce(f"VM suspended: {size // 1_000_000} MB saved")
+        await self.monitor.quit()
+
+    async def ended(self) -> LastRun:
+        """Follow the VM to its end, note how it came to it, and tell."""
+        async for event in self._events:
+            self._heard(event)
+        status = await self.process.wait()
+        ending, detail = self._ending(status), ""
+        if ending is Ending.GUEST_SHUT_DOWN:
+            self._log.announce("guest has stopped the virtual machine")
+        elif ending is Ending.CRASHED:
+            detail = str(self.process.crash())
+            self._log.announce(f"guest has stopped the virtual machine due to error: {detail}")
+        self._last = ended.finish(self.folder, self._begun, ending, status, detail)
+        return self._last
+
+    def note_failure(self, _: object, cause: BaseException | None, __: object) -> None:
+        """Note an end that was none of the guest's, on the way out of the block the VM lives in."""
+        if cause is not None and self._last is None:
+            ended.finish(self.folder, self._begun, Ending.CRASHED, 1, str(cause))
+
+    def _heard(self, event: Event) -> None:
+        if event.name == "SHUTDOWN":
+            self._shutdown = event
+        elif event.name == "VSERPORT_CHANGE" and event.data.get("id") == GUEST_AGENT_PORT:
+            if event.data.get("open"):
+                self.agent.port_opened()
+            else:
+                self.agent.port_closed()
+
+    def _ending(self, status: int) -> Ending:
+        if self._decided is not None:
+            return self._decided
+        if self._shutdown is None or status:
+            return Ending.CRASHED
+        if self._shutdown.data.get("guest"):
+            return Ending.GUEST_SHUT_DOWN
+        return Ending.STOPPED if self._shutdown.data.get("reason") == "host-ui" else Ending.CRASHED
+
+    async def _correct_clock(self) -> None:
+        """A resumed guest believes it is still the moment of its suspension."""
+        try:
+            with anyio.fail_after(_CLOCK_TIMEOUT):
+                await self.agent.wait_open(None)
+                await self.agent.set_clock(time.time_ns())
+        except (UserError, TimeoutError) as exc:
+            self._log.note(f"the guest's clock was not corrected: {exc or 'its agent did not answer in time'}")

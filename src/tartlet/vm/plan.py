@@ -1,0 +1,216 @@
+"""From a configuration and one run's options to a machine: what is claimed for the run and what QEMU is told."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tartlet.console import audio, display, serial, vnc
+from tartlet.disk.chain import chain_of
+from tartlet.disk.model import Disk, DiskFormat
+from tartlet.errors import UserError
+from tartlet.hypervisor import accel, firmware, nvram, qemu, state_file
+from tartlet.hypervisor.accel import Accelerator
+from tartlet.hypervisor.block_nodes import attached, root_disk
+from tartlet.hypervisor.devices import (
+    GUEST_AGENT_PORT,
+    Balloon,
+    BlockDevice,
+    Device,
+    Entropy,
+    Graphics,
+    Inputs,
+    Port,
+    Ports,
+    Sound,
+)
+from tartlet.hypervisor.disk_options import DiskArgument, DiskOptions, parse_disk_option, parse_root_disk_options
+from tartlet.hypervisor.machine import Machine, machine_type
+from tartlet.hypervisor.state_file import Fingerprint
+from tartlet.image.reference import looks_remote
+from tartlet.network.attachment import Attachment
+from tartlet.version import PRINTED_VERSION
+from tartlet.vm.folder import Layout, VmFolder
+from tartlet.vm.model import VmConfig
+from tartlet.vm.network import cards, plugged_in
+from tartlet.vm.options import RunOptions
+
+_NAMES = uuid.UUID("7a0e2a4e-6a3f-5b0b-9f0e-2d1c3b4a5968")
+"""Name space of the machine identifiers that are derived from MAC addresses."""
+
+
+class CannotRunHere(UserError):
+    """A VM this program can keep but not run."""
+
+
+class ImageNotCached(UserError):
+    """A `--disk` that names an image nobody has pulled."""
+
+    exit_code = 2
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'the disk "{name}" is neither a file nor a cached image', "write a path with ./ in front if it is a file"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One run, ready to be started: everything it needs is claimed."""
+
+    qemu: str
+    """The program."""
+    machine: Machine
+    """Whole but for the monitor, which each attempt to start gets anew."""
+    fingerprint: Fingerprint
+    """What a saved state of this machine depends on."""
+    agent: socket.socket
+    """Our end of the guest agent's port."""
+    lent: tuple[socket.socket, ...]
+    """QEMU's ends of connected pairs; closed here once QEMU has them."""
+    network: Attachment
+    options: RunOptions
+    mac: str
+
+    def machine_for(self, monitor: int, accelerator: Accelerator, *, restored: bool) -> Machine:
+        """The machine of one attempt to start; `monitor` is QEMU's end of the monitor's pair."""
+        return replace(self.machine, monitor=monitor, accelerator=accelerator, restored=restored)
+
+
+@asynccontextmanager
+async def planned(
+    vm: VmFolder, config: VmConfig, options: RunOptions, note: Callable[[str], None]
+) -> AsyncGenerator[Plan]:
+    """Claim disks, terminals and a network for one run, and say what QEMU has to build.
+
+    Raises CannotRunHere, ToolMissing, FirmwareMissing, DiskInUse, and what else one of the parts refuses.
+    """
+    disk = _runnable_disk(vm, config)
+    program = qemu.find(config.arch)
+    version = qemu.version(program)
+    uefi = firmware.find(config.arch, version.series)
+    window = _window(options, config, program)
+    async with AsyncExitStack() as held:
+        ours, theirs = held.enter_context(_pair())
+        network = await held.enter_async_context(plugged_in(vm, config, options))
+        ports = Ports(
+            ports=(
+                Port(name=GUEST_AGENT_PORT, descriptor=theirs.fileno()),
+                Port(name=f"tart-version-{PRINTED_VERSION}"),
+            ),
+            console=_console(options),
+        )
+        machine = Machine(
+            name=vm.name,
+            arch=config.arch,
+            type=machine_type(config.arch, version.series),
+            cpus=config.cpu_count,
+            memory=config.memory_size,
+            accelerator=accel.choose(config.arch),
+            firmware=uefi,
+            variables=nvram.prepare(vm.path, uefi),
+            monitor=-1,
+            serial_log=vm.serial_log_path,
+            devices=(
+                Graphics(width=config.display.width, height=config.display.height, arch=config.arch),
+                *cards(network, config.mac_address),
+                ports,
+                Entropy(),
+                Balloon(),
+                Inputs(keyboard=not options.no_keyboard, pointer=not options.no_pointer),
+                Sound(driver=_sound(options, window, program)),
+                *_disks(held, vm, disk, options),
+            ),
+            display=(*window.words, *(vnc.words() if options.vnc_experimental else ())),
+            nested=options.nested,
+            uuid=str(uuid.uuid5(_NAMES, config.mac_address)),
+        )
+        for line in (machine.accelerator.reason, window.reason, f"network: {network.record.backend}", *network.notes):
+            note(line)
+        yield Plan(
+            qemu=program,
+            machine=machine,
+            fingerprint=state_file.fingerprint(machine, version, disk_size=disk.size, mac=config.mac_address),
+            agent=ours,
+            lent=(theirs,),
+            network=network,
+            options=options,
+            mac=config.mac_address,
+        )
+
+
+def _runnable_disk(vm: VmFolder, config: VmConfig) -> Disk:
+    if config.os != "linux":
+        raise CannotRunHere(
+            f'VM "{vm.name}" is a macOS guest, which only runs on a Mac with Apple silicon',
+            "run it there, or export it",
+        )
+    if vm.layout() is not Layout.FLAT:
+        raise CannotRunHere(
+            f'VM "{vm.name}" has a stacked disk, which needs macOS 27 as the host', "use a VM with a flat disk"
+        )
+    disk = chain_of(vm.path, config.disk_format).top
+    if disk.format is DiskFormat.ASIF:
+        raise CannotRunHere(
+            f'VM "{vm.name}" has an asif disk, which needs macOS 26 or newer as the host', "use a VM with a raw disk"
+        )
+    return disk
+
+
+def _window(options: RunOptions, config: VmConfig, program: str) -> display.Window:
+    if not options.wants_window:
+        return display.Window(display.NO_WINDOW, "no window: none was asked for")
+    has_desktop = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.uname().sysname == "Darwin"
+    return display.choose(
+        os.environ,
+        qemu.displays(program) if has_desktop else frozenset(),
+        refit=bool(config.display_refit),
+        closable=not options.suspendable,
+        capture_system_keys=options.capture_system_keys,
+    )
+
+
+def _sound(options: RunOptions, window: display.Window, program: str) -> str:
+    """Sound goes with a window: a machine without one has nobody to hear it."""
+    if options.no_audio or options.suspendable or not window.shown:
+        return audio.SILENT
+    return audio.choose(os.environ, qemu.audio_drivers(program))
+
+
+def _console(options: RunOptions) -> str | None:
+    if options.serial:
+        return serial.NEW_PSEUDO_TERMINAL
+    return serial.existing_terminal(options.serial_path) if options.serial_path is not None else None
+
+
+def _disks(held: AsyncExitStack, vm: VmFolder, disk: Disk, options: RunOptions) -> list[Device]:
+    """The VM's own disk, those of `--disk` in their order, and first-boot data at the end."""
+    disks: list[Device] = [
+        root_disk(str(vm.disk_path), str(disk.format), parse_root_disk_options(options.root_disk_options))
+    ]
+    for argument in map(parse_disk_option, options.disks):
+        disks.append(_extra_disk(held, argument, index=len(disks)))
+    if os.path.exists(vm.seed_path):
+        seed = DiskArgument(str(vm.seed_path), DiskOptions(read_only=True))
+        disks.append(_extra_disk(held, seed, index=len(disks)))
+    return disks
+
+
+def _extra_disk(held: AsyncExitStack, argument: DiskArgument, *, index: int) -> BlockDevice:
+    path = Path(argument.path).expanduser()
+    if not argument.is_nbd and not path.exists() and looks_remote(argument.path):
+        raise ImageNotCached(argument.path)
+    kind = "qcow2" if path.suffix == ".qcow2" else "raw"
+    return held.enter_context(attached(argument, index=index, kind=kind))
+
+
+@contextmanager
+def _pair() -> Generator[tuple[socket.socket, socket.socket]]:
+    one, other = socket.socketpair()
+    with one, other:
+        yield one, other
