@@ -1,11 +1,14 @@
-"""A new VM with an empty disk."""
+"""A new VM: with an empty disk, or with one built from packages."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tartlet.disk.create import create_disk
 from tartlet.disk.model import DISK, DiskFormat
+from tartlet.errors import FileTrouble
 from tartlet.hypervisor import firmware, nvram, qemu
 from tartlet.units import GB
 from tartlet.vm import config_file
@@ -13,15 +16,29 @@ from tartlet.vm.folder import VmFolder
 from tartlet.vm.model import VmConfig, checked_new_name, host_arch
 from tartlet.vm.store import VmStore
 
-DEFAULT_DISK_SIZE = 50
-"""Gigabytes (1000³ bytes)."""
+if TYPE_CHECKING:  # they bring an event loop, which an empty VM can do without
+    from tartlet.build.progress import Report
+
+DEFAULT_DISK_SIZE = 50 * GB
+"""Bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstBoot:
+    """What a guest with cloud-init is handed at its first boot (see `build.user_data`)."""
+
+    user_data: bytes | None = None
+    ssh_keys: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.user_data is not None or bool(self.ssh_keys)
 
 
 def create_empty(
     store: VmStore,
     name: str,
     *,
-    disk_size: int = DEFAULT_DISK_SIZE * GB,
+    disk_size: int = DEFAULT_DISK_SIZE,
     disk_format: DiskFormat = DiskFormat.RAW,
     arch: str | None = None,
 ) -> VmFolder:
@@ -33,13 +50,56 @@ def create_empty(
     checked_new_name(name)
     arch = arch or host_arch()
     with store.work_folder() as work:
-        make_variables(work, arch)
         create_disk(work / DISK, disk_size, disk_format)
-        config_file.create(work / "config.json", VmConfig(arch=arch, disk_format=str(disk_format)))
-        return store.install(work, name)
+        return _installed(store, work, name, arch, disk_format, FirstBoot())
 
 
-def make_variables(work: Path, arch: str) -> None:
-    """Put fresh firmware variables into a new VM's folder. Raises FirmwareMissing, ToolMissing, FileTrouble."""
+async def create_from_distro(
+    store: VmStore,
+    name: str,
+    distro: str,
+    *,
+    report: Report,
+    disk_size: int | None = None,
+    arch: str | None = None,
+    first_boot: FirstBoot = FirstBoot(),  # noqa: B008 - a frozen value
+) -> VmFolder:
+    """Make a VM from a distribution's packages (`debian:bookworm`), replacing a stopped VM of that name.
+
+    The guest is built once and kept in the cache; VMs stand on it and share its blocks. Its root grows into a disk of
+    `disk_size` bytes (50 GB by default) when it first boots. Raises as `build.distro.from_distro` and `create_empty`
+    do, and ShrinkRefused.
+    """
+    from tartlet.build.distro import from_distro
+    from tartlet.disk.clone import stand_on
+    from tartlet.disk.resize import grow_disk
+
+    checked_new_name(name)
+    arch = arch or host_arch()
+    base = await from_distro(distro, cache=store.home.cache / "distros", architecture=arch, report=report)
+    with store.work_folder() as work:
+        made = stand_on(base, work).format
+        grow_disk(work, disk_size or DEFAULT_DISK_SIZE, made)
+        return _installed(store, work, name, arch, made, first_boot)
+
+
+def _installed(
+    store: VmStore, work: Path, name: str, arch: str, disk_format: DiskFormat, first_boot: FirstBoot
+) -> VmFolder:
+    """Put what a VM has besides its disk into its folder, and the folder in its place."""
     series = qemu.version(qemu.find(arch)).series
     nvram.create(work / nvram.NVRAM, firmware.find(arch, series))
+    if first_boot:
+        _write_first_boot(store.folder(name), work, first_boot)
+    config_file.create(work / "config.json", VmConfig(arch=arch, disk_format=str(disk_format)))
+    return store.install(work, name)
+
+
+def _write_first_boot(vm: VmFolder, work: Path, first_boot: FirstBoot) -> None:
+    from tartlet.build.seed import write_seed
+
+    told = {} if first_boot.user_data is None else {"user_data": first_boot.user_data}
+    try:
+        write_seed(work / vm.seed_path.name, hostname=vm.name, ssh_keys=first_boot.ssh_keys, **told)
+    except OSError as exc:
+        raise FileTrouble("cannot write the first-boot data in", work, exc) from exc

@@ -45,6 +45,8 @@ class RunningVm:
         self.process = process
         self.monitor = monitor
         self.agent = QemuGuestAgent(plan.agent)
+        self.announce = log.announce
+        """Notes a line in the run's log and tells it to whoever watches."""
         self._tmp, self._events, self._log = tmp, events, log
         self._begun = ended.begin(folder)
         self._decided: Ending | None = None
@@ -94,14 +96,14 @@ class RunningVm:
 
     async def suspend(self) -> None:
         """Save the machine to the VM's folder and end it. Raises SaveFailed (then it goes on), MonitorUnreachable."""
-        self._log.announce("Suspending VM...")
+        self.announce("Suspending VM...")
         with scratch_folder(self._tmp) as work:
             part = work / "state"
             size = await state_file.save(self.monitor, part, self.plan.fingerprint)
             os.replace(part, self.folder / "state.vzvmsave")
             sync_folder(self.folder)
         self._decided = Ending.SUSPENDED
-        self._log.announce(f"VM suspended: {size // 1_000_000} MB saved")
+        self.announce(f"VM suspended: {size // 1_000_000} MB saved")
         await self.monitor.quit()
 
     async def ended(self) -> LastRun:
@@ -111,10 +113,10 @@ class RunningVm:
         status = await self.process.wait()
         ending, detail = self._ending(status), ""
         if ending is Ending.GUEST_SHUT_DOWN:
-            self._log.announce("guest has stopped the virtual machine")
+            self.announce("guest has stopped the virtual machine")
         elif ending is Ending.CRASHED:
             detail = str(self.process.crash())
-            self._log.announce(f"guest has stopped the virtual machine due to error: {detail}")
+            self.announce(f"guest has stopped the virtual machine due to error: {detail}")
         self._last = ended.finish(self.folder, self._begun, ending, status, detail)
         return self._last
 

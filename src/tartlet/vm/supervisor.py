@@ -88,17 +88,17 @@ class _Orders:
     async def _carry_out(self, number: signal.Signals, vm: RunningVm) -> None:
         try:
             if number is signal.SIGINT:
-                self.announce("Stopping VM...")
+                vm.announce("Stopping VM...")
                 await vm.power_off()
             elif number is signal.SIGUSR1:
                 await vm.suspend()
             else:
-                self.announce("Requesting guest OS to stop...")
+                vm.announce("Requesting guest OS to stop...")
                 await vm.press_power_button()
         except MonitorUnreachable as exc:
             log.debug("QEMU ended before it could obey %s: %s", number.name, exc)
         except UserError as exc:  # the VM goes on
-            self.announce(str(exc))
+            vm.announce(str(exc))
 
 
 async def _report_readiness(vm: RunningVm, on_ready: Callable[[], None]) -> None:
