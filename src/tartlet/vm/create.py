@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ async def create_from_distro(
     report: Report,
     disk_size: int | None = None,
     arch: str | None = None,
-    first_boot: FirstBoot = FirstBoot(),  # noqa: B008 - a frozen value
+    first_boot: FirstBoot = FirstBoot(),
 ) -> VmFolder:
     """Make a VM from a distribution's packages (`debian:bookworm`), replacing a stopped VM of that name.
 
@@ -98,8 +99,8 @@ def _installed(
 def _write_first_boot(vm: VmFolder, work: Path, first_boot: FirstBoot) -> None:
     from tartlet.build.seed import write_seed
 
-    told = {} if first_boot.user_data is None else {"user_data": first_boot.user_data}
+    write = write_seed if first_boot.user_data is None else partial(write_seed, user_data=first_boot.user_data)
     try:
-        write_seed(work / vm.seed_path.name, hostname=vm.name, ssh_keys=first_boot.ssh_keys, **told)
+        write(work / vm.seed_path.name, hostname=vm.name, ssh_keys=first_boot.ssh_keys)
     except OSError as exc:
         raise FileTrouble("cannot write the first-boot data in", work, exc) from exc
