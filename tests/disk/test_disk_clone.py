@@ -263,6 +263,17 @@ def test_a_missing_source_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "b") == []
 
 
+def test_a_folder_that_has_a_disk_keeps_it(tmp_path: Path) -> None:
+    source, other = vm_folder(tmp_path / "a"), vm_folder(tmp_path / "b", data=MIB)
+    before = guest_sees(other)
+    with pytest.raises(FileTrouble, match="it has a disk already"):
+        clone_disk(source, other, running=False)
+    with pytest.raises(FileTrouble, match="nowhere: No such file"):
+        clone_disk(source, tmp_path / "nowhere", running=False)
+    assert guest_sees(other) == before
+    assert os.listdir(source) == ["disk.img"]
+
+
 def test_clones_at_the_same_time_wait_for_each_other(tmp_path: Path) -> None:
     source = vm_folder(tmp_path / "a")
     before = guest_sees(source)
@@ -371,6 +382,17 @@ def test_standing_on_a_cached_file_links_it(tmp_path: Path) -> None:
     cached.unlink()
     assert guest_sees(tmp_path / "b") == before
     assert inspect(tmp_path / "b" / "disk.img", "raw").format is DiskFormat.QCOW2
+
+
+def test_a_cached_raw_disk_with_a_header_inside_stays_raw(tmp_path: Path) -> None:
+    cached = vm_folder(tmp_path / "cache") / "disk.img"
+    write_empty(tmp_path / "forged", GB)
+    with cached.open("r+b") as disk:
+        disk.write((tmp_path / "forged").read_bytes()[:4096])
+    content = cached.read_bytes()
+    stand_on(cached, empty_folder(tmp_path / "b"), declared="raw")
+    assert inspect(tmp_path / "b" / "disk.img").backing == ("base.img", DiskFormat.RAW)
+    assert guest_sees(tmp_path / "b") == content
 
 
 @pytest.mark.needs_root

@@ -21,7 +21,7 @@ from tartlet.disk import qcow2
 from tartlet.disk.chain import Chain, ForeignBacking, chain_of, folder_lock, names_in
 from tartlet.disk.freeze import freeze, make_read_only, tidy
 from tartlet.disk.model import DISK, Disk, DiskFormat, allocated, inspect, is_base_name
-from tartlet.errors import ToolFailed, UserError
+from tartlet.errors import FileTrouble, ToolFailed, UserError
 from tartlet.host.copying import reflink, sparse_copy, trouble_writing
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ def clone_disk(
 ) -> CloneReport:
     """Give the folder `target` (this process's own, without a disk) the disk of the VM folder `source`.
 
+    Freezing changes the source's files, so an image in the cache is cloned by `stand_on` instead.
+
     `running`: somebody runs the source. Then it is left alone: its top is reflinked or copied, which is the disk of
     a guest whose power was cut. When False the caller keeps it from being started until this returns (it holds the
     record lock of its `config.json`). A source that this user cannot write to is not frozen either. Other clones of
@@ -85,14 +87,14 @@ def clone_disk(
         return _cloned(source, chain, target, may_freeze=not untouchable, running=running, progress=progress)
 
 
-def stand_on(base: Path, target: Path, *, progress: Progress | None = None) -> CloneReport:
+def stand_on(base: Path, target: Path, *, declared: str | None = None, progress: Progress | None = None) -> CloneReport:
     """Give the folder `target` a disk with the content of `base`: a whole image that nobody writes any more.
 
-    For cached files. `base` may be deleted later and becomes read-only when it gets hard-linked. Its content is
-    taken for what it says it is, so it must not come from a guest. Raises as `clone_disk` does.
+    For cached files, which stay what they are: `base` becomes read-only when it gets hard-linked, and may be deleted
+    later. `declared` is the format in the image's config, see `inspect`. Raises as `clone_disk` does.
     """
     with _new_disk_files(target):
-        disk = inspect(base)
+        disk = inspect(base, declared)
         if disk.backing:
             raise ForeignBacking(base, disk.backing[0])
         if reflink(base, target / DISK):
@@ -100,7 +102,7 @@ def stand_on(base: Path, target: Path, *, progress: Progress | None = None) -> C
         if _can_be_base(disk) and allocated(base) > SMALL and _linked(base, target / "base.img"):
             make_read_only(target / "base.img")
             qcow2.write_empty(target / DISK, disk.size, ("base.img", disk.format))
-            return _report(CloneMethod.SHARED_BASE, inspect(target / DISK), disk, 0)
+            return _report(CloneMethod.SHARED_BASE, inspect(target / DISK, disk.format), disk, 0)
         copied = sparse_copy(base, target / DISK, sync=True, progress=progress)
         return _report(CloneMethod.COPY, disk, disk, copied)
 
@@ -195,11 +197,19 @@ def _is_whole(disk: Path) -> bool:
 def _new_disk_files(target: Path) -> Generator[None, None, None]:
     """Whatever ends the block early, `target` has no disk file afterwards; what the system refuses is a FileTrouble."""
     try:
+        if _disk_files(target):
+            raise FileExistsError(errno.EEXIST, "it has a disk already")
+    except OSError as exc:
+        raise FileTrouble("cannot make a clone in", target, exc) from exc
+    try:
         yield
     except BaseException as exc:
-        for name in names_in(target):
-            if name == DISK or is_base_name(name):
-                os.unlink(target / name)
+        for path in _disk_files(target):
+            os.unlink(path)
         if isinstance(exc, OSError):
             raise trouble_writing(target, exc) from exc
         raise
+
+
+def _disk_files(folder: Path) -> list[Path]:
+    return [folder / name for name in names_in(folder) if name == DISK or is_base_name(name)]
