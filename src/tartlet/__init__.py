@@ -8,6 +8,9 @@ TYPE_CHECKING = False  # typing's own would take longer to import than everythin
 if TYPE_CHECKING:
     from tartlet.disk.model import DiskFormat
     from tartlet.errors import FileTrouble, InvalidArgument, ToolFailed, ToolMissing, UserError
+    from tartlet.guest.channel import GuestChannel, connect
+    from tartlet.guest.commands import Command
+    from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
     from tartlet.host.paths import Home
     from tartlet.settings import Settings
     from tartlet.version import __version__
@@ -16,7 +19,9 @@ if TYPE_CHECKING:
     from tartlet.vm.create import create_empty
     from tartlet.vm.ended import Ending, LastRun, last_run
     from tartlet.vm.folder import VmFolder, VmIncomplete
+    from tartlet.vm.lifecycle import VmAlreadyRunning, running
     from tartlet.vm.listing import Entry, local_entries
+    from tartlet.vm.live import RunningVm
     from tartlet.vm.model import Display, VmConfig, VmState
     from tartlet.vm.options import RunOptions
     from tartlet.vm.stop import request_suspend, stop, wait_until_stopped
@@ -25,6 +30,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "disk.model": ("DiskFormat",),
     "errors": ("FileTrouble", "InvalidArgument", "ToolFailed", "ToolMissing", "UserError"),
+    "guest.channel": ("GuestChannel", "connect"),
+    "guest.commands": ("Command",),
+    "guest.errors": ("AgentCannot", "AgentFailed", "AgentUnavailable"),
     "host.paths": ("Home",),
     "settings": ("Settings",),
     "version": ("__version__",),
@@ -33,7 +41,9 @@ _MODULES = {
     "vm.create": ("create_empty",),
     "vm.ended": ("Ending", "LastRun", "last_run"),
     "vm.folder": ("VmFolder", "VmIncomplete"),
+    "vm.lifecycle": ("VmAlreadyRunning", "running"),
     "vm.listing": ("Entry", "local_entries"),
+    "vm.live": ("RunningVm",),
     "vm.model": ("Display", "VmConfig", "VmState"),
     "vm.options": ("RunOptions",),
     "vm.stop": ("request_suspend", "stop", "wait_until_stopped"),
@@ -41,20 +51,27 @@ _MODULES = {
 }
 
 __all__ = [
+    "AgentCannot",
+    "AgentFailed",
+    "AgentUnavailable",
     "Changes",
+    "Command",
     "DiskFormat",
     "Display",
     "Ending",
     "Entry",
     "FileTrouble",
+    "GuestChannel",
     "Home",
     "InvalidArgument",
     "LastRun",
     "RunOptions",
+    "RunningVm",
     "Settings",
     "ToolFailed",
     "ToolMissing",
     "UserError",
+    "VmAlreadyRunning",
     "VmConfig",
     "VmFolder",
     "VmIncomplete",
@@ -66,10 +83,12 @@ __all__ = [
     "__version__",
     "change",
     "clone",
+    "connect",
     "create_empty",
     "last_run",
     "local_entries",
     "request_suspend",
+    "running",
     "stop",
     "wait_until_stopped",
 ]
