@@ -57,7 +57,7 @@ class Lines:
             end = self._held.find(b"\n", self._looked)
             if end >= 0:
                 line = self._taken(end)
-                if self._skipping:
+                if self._skipping or end > self._longest:
                     self._skipping = False
                     raise LineTooLong
                 return line

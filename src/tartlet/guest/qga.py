@@ -70,6 +70,8 @@ class QemuGuestAgent:
         self._current: anyio.CancelScope | None = None
         self._in_step = False
         """No reply is outstanding, so the next line answers the next request."""
+        self._repeats_numbers = False
+        """The agent puts a request's number into its reply; old ones do not."""
         self._number = random.getrandbits(32)
         self.session = 0
         """Grows whenever an agent appears: what was learnt about the one before may be wrong."""
@@ -150,20 +152,25 @@ class QemuGuestAgent:
         except AgentUnavailable as exc:
             log.debug("guest-shutdown gave no reply, as it does when it works: %s", exc)
 
-    async def _ask(self, command: str, arguments: dict[str, object], kind: type[T], quiet: float = _QUIET) -> T:
+    async def _ask(self, command: str, arguments: dict[str, object], kind: type[T], quiet: float | None = None) -> T:
         request: dict[str, object] = {"execute": command, "arguments": arguments}
+        quiet = quiet or _QUIET
         async with self._turn:
             if not self._open:
                 raise AgentUnavailable
             with anyio.CancelScope() as scope:
-                line = await self._exchange(request, scope, quiet)
-                return _value(line, command, kind)
+                reply = await self._exchange(request, kind, scope, quiet)
+                if reply.error is not None:
+                    raise AgentFailed(f"{command}: {reply.error.desc}")
+                return cast("T", reply.value)
         if not self._open:
             raise AgentUnavailable("the guest agent has gone away")
         raise AgentUnavailable(f"the guest agent did not answer within {quiet:.0f} seconds")
 
-    async def _exchange(self, request: dict[str, object], scope: anyio.CancelScope, quiet: float) -> bytes | bytearray:
-        """Send a request and return its reply's line. `scope` ends when nothing arrives, or for too long something."""
+    async def _exchange(
+        self, request: dict[str, object], kind: type[T], scope: anyio.CancelScope, quiet: float
+    ) -> Reply[T]:
+        """Send a request and return its reply. `scope` ends when nothing arrives, or for too long something."""
         last = anyio.current_time() + _LONGEST
 
         def more_time() -> None:
@@ -177,14 +184,14 @@ class QemuGuestAgent:
             self._in_step = False
             self._number += 1
             await self._send({**request, "id": self._number})
-            line = await self._reply(self._number)
+            reply = _reply_of(await self._reply(self._number), kind)
             self._in_step = True
         except PeerGone as exc:
             raise AgentUnavailable(str(exc)) from exc
         except LineTooLong as exc:
             raise AgentFailed(str(exc)) from exc
         else:
-            return line
+            return reply
         finally:
             self._current = None
 
@@ -200,7 +207,7 @@ class QemuGuestAgent:
     async def _resynchronise(self) -> None:
         """Make both sides forget what is unfinished: all that arrives before our number comes back is old."""
         token = random.getrandbits(48)
-        request: dict[str, object] = {"execute": "guest-sync-delimited", "arguments": {"id": token}}
+        request: dict[str, object] = {"execute": "guest-sync-delimited", "arguments": {"id": token}, "id": token}
         await self._send(request, prefix=b"\xff")
         while True:
             try:
@@ -208,29 +215,32 @@ class QemuGuestAgent:
             except LineTooLong:
                 continue
             try:
-                if msgspec.json.decode(line, type=Reply[int]).value == token:
-                    return
+                reply = msgspec.json.decode(line, type=Reply[int])
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 continue  # the rest of something older
+            if reply.value == token:
+                self._repeats_numbers = bytes(reply.id) == b"%d" % token
+                return
 
     async def _reply(self, number: int) -> bytes | bytearray:
-        """The line that answers request `number`; agents older than QEMU 4 do not repeat the number."""
+        """The line that answers request `number`. What has no number is ours if the agent repeats none, or if it is
+        the agent's complaint about a request that it could not read."""
         while True:
             line = await self._lines.next()
             if line.isspace() or not line:
                 continue
-            told = _decoded(line, Envelope).id
-            if not bytes(told) or bytes(told) == b"%d" % number:
+            told = _decoded(line, Envelope)
+            if bytes(told.id) == b"%d" % number:
+                return line
+            if not bytes(told.id) and (bytes(told.error) or not self._repeats_numbers):
                 return line
 
 
-def _value(line: bytes | bytearray, command: str, kind: type[T]) -> T:
+def _reply_of(line: bytes | bytearray, kind: type[T]) -> Reply[T]:
     reply = _decoded(line, cast("type[Reply[T]]", Reply[kind]))  # type: ignore[valid-type]
-    if reply.error is not None:
-        raise AgentFailed(f"{command}: {reply.error.desc}")
-    if reply.value is not None:
-        return reply.value
-    raise AgentFailed(f"{command}: the guest agent's reply holds nothing")
+    if reply.value is None and reply.error is None:
+        raise AgentFailed("the guest agent answered with a reply that holds nothing")
+    return reply
 
 
 def _decoded(line: bytes | bytearray, kind: type[T]) -> T:

@@ -13,6 +13,7 @@ class Envelope(msgspec.Struct):
     """As much of a reply as tells which request it answers."""
 
     id: msgspec.Raw = msgspec.Raw(b"")
+    error: msgspec.Raw = msgspec.Raw(b"")
 
 
 class Refusal(msgspec.Struct):
@@ -26,6 +27,7 @@ class Reply(msgspec.Struct, Generic[T]):
 
     value: T | None = msgspec.field(name="return", default=None)
     error: Refusal | None = None
+    id: msgspec.Raw = msgspec.Raw(b"")
 
 
 class Nothing(msgspec.Struct):
