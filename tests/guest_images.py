@@ -8,9 +8,10 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import anyio
@@ -33,7 +34,10 @@ def debian_image(name: str = "debian:bookworm", architecture: str | None = None)
     Skips the test where no guest can be built.
     """
     try:
-        disk = anyio.run(lambda: from_distro(name, cache=CACHE, architecture=architecture))
+        # In a thread of its own, because a test may call this from within an event loop.
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            build = partial(from_distro, name, cache=CACHE, architecture=architecture)
+            disk = thread.submit(anyio.run, build).result()
     except PackagesFailed:
         raise
     except (CannotBuild, NoNamespace) as exc:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tartlet.build import requirements
 from tartlet.build.disk_image import make_disk
-from tartlet.build.distro_cache import following, found, keep, made_folder, work_folder
+from tartlet.build.distro_cache import following, found, keep, work_folder
+from tartlet.build.folders import made_folder
 from tartlet.build.progress import Progress, Report, silent
 from tartlet.build.recipe import Recipe, recipe_for
 from tartlet.build.root_folder import make_root

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import anyio
 
+from tartlet.build.folders import made_folder
 from tartlet.build.progress import Progress, Report
 from tartlet.build.recipe import Recipe
 from tartlet.build.sandbox import boxed
@@ -110,12 +111,3 @@ def _unlocked(place: Path) -> Iterator[Path]:
                 yield folder
             finally:
                 os.close(descriptor)
-
-
-def made_folder(folder: Path) -> Path:
-    """The folder, made when missing. Raises FileTrouble."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise FileTrouble("cannot make", folder, exc) from exc
-    return folder
