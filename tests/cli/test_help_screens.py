@@ -18,7 +18,7 @@ def context_of(name: str) -> tuple[click.Command, click.Context]:
     top = click.Context(Tart(), info_name=PROGRAM)
     verb = Tart().get_command(top, name)
     assert verb is not None
-    return verb, click.Context(verb, parent=top, info_name=name)
+    return verb, click.Context(verb, parent=top, info_name=name, **verb.context_settings)
 
 
 @pytest.mark.parametrize("name", ALL)

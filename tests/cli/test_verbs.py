@@ -16,7 +16,9 @@ import pytest
 
 from command import TART, Called, snapshot, surroundings, tart
 from tartlet.cli.get import shown
-from tartlet.vm.model import VmConfig, VmState
+from tartlet.vm.model import VmConfig, VmState, host_arch
+
+OTHER_ARCH = "arm64" if host_arch() == "amd64" else "amd64"
 
 HOLD = """
 import fcntl, os, signal, sys
@@ -513,14 +515,32 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["logs", "debian"], 1, "debian"),
     (["logs", "debian", "--serial", "--qemu"], 64, "--serial"),
     (["doctor", "nope"], 2, "nope"),
+    (["run", "nope"], 2, "nope"),
+    (["run", "incomplete"], 1, "disk.img"),
+    (["run", "debian", "--vnc", "--vnc-experimental"], 64, "--vnc-experimental"),
+    (["run", "debian", "--net-host", "--net-softnet-control-fd", "3"], 64, "--net-softnet"),
+    (["run", "debian", "--net-softnet-control-fd", "x"], 64, "--net-softnet-control-fd"),
+    (["run", "debian", "--graphics", "--no-graphics"], 64, "--graphics"),
+    (["run", "debian", "--provisioning-opts", "username=a"], 64, "--provisioning-opts"),
+    (["run", "debian", "--recovery"], 64, "--recovery"),
+    (["run", "debian", "--rosetta=tag"], 64, "--rosetta"),
+    (["run", "debian", "--no-trackpad"], 64, "--no-trackpad"),
+    (["run", "debian", "--suspendable", "--no-keyboard"], 64, "--no-keyboard"),
+    (["run", "debian", "--disk", f"x-{OTHER_ARCH}.iso"], 64, f"x-{OTHER_ARCH}.iso"),
+    (["run", "debian", "--wait-ready"], 64, "--detach"),
+    (["run", "debian", "--dir", "/tmp"], 1, "--dir"),
+    (["run"], 64, "<name>"),
+    (["exec", "nope", "ls"], 2, "nope"),
+    (["exec", "debian", "ls"], 2, "not running"),
+    (["exec", "debian"], 64, "<command>"),
+    (["exec", "debian", "--"], 64, "command"),
+    (["exec", "-x", "debian", "ls"], 64, "-x"),
     (["pull", "ghcr.io/a/b"], 64, "pull"),
     (["--bogus"], 64, "--bogus"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "named"), REFUSED, ids=lambda value: " ".join(value) or "-" if isinstance(value, list) else None
-)
+@pytest.mark.parametrize(("words", "code", "named"), REFUSED, ids=[" ".join(words)[:60] for words, _, _ in REFUSED])
 def test_a_refusal(home: Path, words: list[str], code: int, named: str) -> None:
     incomplete = home / "vms" / "incomplete"
     incomplete.mkdir()
@@ -542,6 +562,15 @@ def test_delete_of_a_running_vm_is_refused(home: Path) -> None:
         assert called.code == 1
         assert '"debian" is running' in called.err
         assert snapshot(home) == before
+
+
+def test_a_running_vm_is_not_run_again(home: Path) -> None:
+    with supervised(home, "debian"):
+        before = snapshot(home / "vms")
+        called = tart(home, "run", "debian", "--no-graphics")
+        assert called.code == 2
+        assert '"debian" is already running' in called.err
+        assert snapshot(home / "vms") == before
 
 
 def test_a_new_disk_for_a_stacked_vm_is_refused_before_anything_is_saved(home: Path, tmp_path: Path) -> None:

@@ -21,6 +21,6 @@ def command(ctx: click.Context, subcommands: tuple[str, ...]) -> None:
         found = shown.get_command(where, name) if isinstance(shown, Tart) else None
         if found is None:
             ctx.fail(f"there is no subcommand '{' '.join(subcommands)}'")
-        where = click.Context(found, parent=where, info_name=name)
+        where = click.Context(found, parent=where, info_name=name, **found.context_settings)
         shown = found
     click.echo(help_screen(shown, where))

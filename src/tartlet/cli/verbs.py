@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 VERBS: Mapping[str, str] = {
     "create": "Create a VM.",
     "clone": "Make a VM that starts as a copy of another.",
+    "run": "Run a VM and stay until it ends.",
     "set": "Change the configuration of a VM.",
     "get": "Show the configuration of a VM.",
     "list": "List VMs.",
+    "exec": "Run a command inside a running VM.",
     "prune": "Remove what nothing uses any more.",
     "rename": "Give a VM another name.",
     "stop": "Stop a VM.",
