@@ -7,7 +7,7 @@ import os
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -30,7 +30,7 @@ from tartlet.hypervisor.state_file import (
 
 pytestmark = pytest.mark.anyio
 
-OF = Fingerprint(qemu="7.2", machine="pc-q35-7.2", shape={"memory": "256 bytes", "CPUs": "1"})
+OF = Fingerprint(qemu="7.2", machine="pc-q35-7.2", shape={"memory": "256 bytes", "CPUs": "1", "devices": "gpu; disk 2"})
 
 
 def fingerprint_of(machine: Machine) -> Fingerprint:
@@ -96,6 +96,47 @@ async def test_a_full_disk_leaves_the_machine_running_and_no_file(tmp_path: Path
         assert await vm.monitor.status() is RunState.RUNNING
         assert os.listdir(small) == []
         assert await state_file.save(vm.monitor, tmp_path / "state", fingerprint_of(vm.machine)) > STREAM_OFFSET
+
+
+@dataclass(frozen=True)
+class MediaPlayer:
+    """A device of QEMU that cannot be saved."""
+
+    folder: Path
+
+    def words(self) -> list[str]:
+        return ["-device", f"usb-mtp,bus=usb.0,port=3,rootdir={self.folder}"]
+
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
+    def shape(self) -> str:
+        return "media player"
+
+
+async def test_a_device_that_cannot_be_saved_leaves_the_machine_running(tmp_path: Path) -> None:
+    async with booted(tmp_path, more=(MediaPlayer(tmp_path),)) as vm:
+        with pytest.raises(SaveFailed, match="usb-mtp"):
+            await state_file.save(vm.monitor, tmp_path / "state", OF)
+        assert await vm.monitor.status() is RunState.RUNNING
+        assert "state" not in os.listdir(tmp_path)
+
+
+async def test_a_save_that_is_given_up_leaves_the_machine_running(tmp_path: Path) -> None:
+    async with booted(tmp_path) as vm:
+        await anyio.sleep(1)
+        given_up = 0
+        for step in range(200):
+            with anyio.move_on_after(step * 0.002) as scope:
+                await state_file.save(vm.monitor, tmp_path / "state", OF)
+            if not scope.cancelled_caught:
+                break
+            given_up += 1
+            assert await vm.monitor.status() is RunState.RUNNING
+            assert "state" not in os.listdir(tmp_path)
+        assert given_up > 2
+        assert await vm.monitor.status() is RunState.POSTMIGRATE
+        assert "state" in os.listdir(tmp_path)
 
 
 async def test_a_damaged_stream_is_told_by_qemu(tmp_path: Path) -> None:
@@ -193,8 +234,10 @@ def test_what_is_not_a_whole_state_of_ours_is_refused_and_kept(
         (replace(OF, qemu="8.2"), "QEMU 7.2 saved it and this is QEMU 8.2"),
         (replace(OF, machine="virt-7.2"), "pc-q35-7.2"),
         (replace(OF, shape={**OF.shape, "memory": "512 bytes"}), "memory changed.*256 bytes then, 512 bytes now"),
-        (replace(OF, shape={"memory": "256 bytes"}), "CPUs changed.*1 then, unset now"),
+        (replace(OF, shape={"memory": "256 bytes", "devices": "gpu; disk 2"}), "CPUs changed.*1 then, unset now"),
         (replace(OF, shape={**OF.shape, "sound": "on"}), "sound changed.*unset then, on now"),
+        (replace(OF, shape={**OF.shape, "devices": "gpu; disk 1"}), "devices changed.*disk 2 then, disk 1 now"),
+        (replace(OF, shape={**OF.shape, "devices": "gpu"}), "devices changed.*disk 2 then, nothing more now"),
     ],
 )
 def test_a_changed_machine_is_refused_with_the_difference(tmp_path: Path, now: Fingerprint, reason: str) -> None:

@@ -194,6 +194,10 @@ class Monitor:
         """Begin to write the machine's state to `uri`; events tell how it goes."""
         await self._ask("migrate", {"uri": uri})
 
+    async def migrate_cancel(self) -> None:
+        """Give up writing the machine's state; an event tells when that is done. Nothing when none is written."""
+        await self._ask("migrate_cancel")
+
     async def migrate_incoming(self, uri: str) -> None:
         """Begin to read a machine's state from `uri` (QEMU was started with `-incoming defer`)."""
         await self._ask("migrate-incoming", {"uri": uri})

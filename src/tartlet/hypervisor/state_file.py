@@ -20,17 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
 import anyio.to_thread
 
 from tartlet.errors import FileTrouble, UserError
 from tartlet.hypervisor.machine import Machine
 from tartlet.hypervisor.qemu import QemuVersion
-from tartlet.hypervisor.qmp import CommandFailed, Monitor, MonitorUnreachable, RunState
+from tartlet.hypervisor.qmp import CommandFailed, Events, Monitor, MonitorUnreachable, RunState
 
 STREAM_OFFSET = 4096
 _MAGIC = b"TARTLET STATE\0\0\0"
 _VERSION = 1
 _HEADER = struct.Struct("<16sII")
+_GIVING_UP = 10.0
+"""Seconds QEMU gets to stop writing."""
+_CLEARING_UP = 500
+"""Hundredths of a second."""
+_BETWEEN = "; "
 _FULL_SPEED = 1 << 40
 """Bytes a second: the limit QEMU has by default is meant for moving a live machine over a network."""
 
@@ -93,7 +99,7 @@ def fingerprint(machine: Machine, qemu: QemuVersion, *, disk_size: int, mac: str
         "accelerator": f"{machine.accelerator.name}, CPU model {machine.accelerator.cpu}",
         "nested virtualisation": "on" if machine.nested else "off",
         "firmware": f"{machine.firmware.code} ({machine.firmware.code.stat().st_size} bytes)",
-        "devices": "; ".join(device.shape() for device in machine.devices),
+        "devices": _BETWEEN.join(device.shape() for device in machine.devices),
     }
     return Fingerprint(qemu=qemu.series, machine=machine.type, shape=shape)
 
@@ -143,14 +149,13 @@ async def restore(monitor: Monitor, state: SavedState) -> None:
         await monitor.give("state", state.descriptor)
         with monitor.listening("MIGRATION") as events:
             await monitor.migrate_incoming("fd:state")
-            async for event in events:
-                if event.data.get("status") == "completed":
-                    return
-                if event.data.get("status") == "failed":
-                    break
+            outcome = await _outcome(events)
     except CommandFailed as exc:
         raise RestoreFailed(exc.reason) from exc
-    raise RestoreFailed("it ended or reported a failure while reading; its log tells more")
+    except MonitorUnreachable as exc:  # how QEMU ends when it does not understand what it reads
+        raise RestoreFailed("it ended while reading; its log tells more") from exc
+    if outcome != "completed":
+        raise RestoreFailed("it stopped reading; its log tells more")
 
 
 async def _saved(monitor: Monitor, descriptor: int, of: Fingerprint) -> int:
@@ -163,10 +168,25 @@ async def _saved(monitor: Monitor, descriptor: int, of: Fingerprint) -> int:
         _write_header(descriptor, end - STREAM_OFFSET, of)
         await anyio.to_thread.run_sync(os.fsync, descriptor)
     except (CommandFailed, OSError) as exc:
-        if was is RunState.RUNNING:
-            await monitor.cont()
+        await _go_on(monitor, was)
         raise SaveFailed(exc.reason if isinstance(exc, CommandFailed) else exc.strerror or str(exc)) from exc
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True):
+            await _go_on(monitor, was)
+        raise
     return end
+
+
+async def _go_on(monitor: Monitor, was: RunState) -> None:
+    if was is not RunState.RUNNING:
+        return
+    for _ in range(_CLEARING_UP):
+        # QEMU tells the end of a migration before it has cleared up after it, refuses to go on in between, and has no
+        # event for it.
+        if await monitor.status() is not RunState.FINISH_MIGRATE:
+            break
+        await anyio.sleep(0.01)
+    await monitor.cont()
 
 
 async def _stream_to(monitor: Monitor, descriptor: int) -> None:
@@ -174,14 +194,24 @@ async def _stream_to(monitor: Monitor, descriptor: int) -> None:
     await monitor.set_migration(capabilities={"events": True}, parameters=limits)
     await monitor.give("state", descriptor)
     with monitor.listening("MIGRATION") as events:
-        await monitor.migrate("fd:state")
-        async for event in events:
-            if event.data.get("status") == "completed":
-                return
-            if event.data.get("status") in ("failed", "cancelled"):
-                reply = await monitor.migration()
-                raise CommandFailed("migrate", str(reply.get("error-desc") or event.data["status"]))
-    raise MonitorUnreachable("QEMU ended while it wrote the machine's state")
+        try:
+            await monitor.migrate("fd:state")
+            outcome = await _outcome(events)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(_GIVING_UP, shield=True):  # nothing comes when QEMU had just refused
+                await monitor.migrate_cancel()
+                await _outcome(events)
+            raise
+    if outcome != "completed":
+        reply = await monitor.migration()
+        raise CommandFailed("migrate", str(reply.get("error-desc") or outcome))
+
+
+async def _outcome(events: Events) -> str:
+    async for event in events:
+        if (status := str(event.data.get("status"))) in ("completed", "failed", "cancelled"):
+            return status
+    raise MonitorUnreachable("QEMU ended in the middle of it")
 
 
 def _write_header(descriptor: int, stream: int, of: Fingerprint) -> None:
@@ -220,6 +250,14 @@ def _compare(path: Path, header: dict[str, Any], of: Fingerprint) -> None:
     if header["machine"] != of.machine:
         raise StateRefused(path, f"it is of a machine of type {header['machine']}, now it would be {of.machine}")
     for name in sorted(dict(of.shape) | header["shape"]):
-        before, now = header["shape"].get(name, "unset"), of.shape.get(name, "unset")
+        before, now = str(header["shape"].get(name, "unset")), of.shape.get(name, "unset")
         if before != now:
-            raise StateRefused(path, f"{name} changed since it was saved: {before} then, {now} now")
+            raise StateRefused(path, f"{name} changed since it was saved: {_difference(before, now)}")
+
+
+def _difference(before: str, now: str) -> str:
+    """What only one of two lists has; the whole of them when they have nothing in common."""
+    old, new = before.split(_BETWEEN), now.split(_BETWEEN)
+    only_then = _BETWEEN.join(part for part in old if part not in new)
+    only_now = _BETWEEN.join(part for part in new if part not in old)
+    return f"{only_then or 'nothing more'} then, {only_now or 'nothing more'} now"
