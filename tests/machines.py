@@ -97,8 +97,13 @@ class MiniMachine:
 
 
 @contextmanager
-def mini_machine(folder: Path, *extra: str, mac: str = MAC, netdev: str = NETDEV) -> Generator[MiniMachine]:
-    """Boot the tiny guest for the length of the block; its files go into `folder`. Skips without QEMU and OVMF."""
+def mini_machine(
+    folder: Path, *extra: str, mac: str = MAC, netdev: str = NETDEV, inherited: tuple[int, ...] = ()
+) -> Generator[MiniMachine]:
+    """Boot the tiny guest for the length of the block; its files go into `folder`. Skips without QEMU and OVMF.
+
+    `inherited` are descriptors that `netdev` or `extra` speak of.
+    """
     program = shutil.which("qemu-system-x86_64")
     if program is None or not FIRMWARE.exists():
         pytest.skip("needs qemu-system-x86_64 and OVMF")
@@ -108,7 +113,7 @@ def mini_machine(folder: Path, *extra: str, mac: str = MAC, netdev: str = NETDEV
     with ours, (folder / "qemu.log").open("wb") as log:
         process = subprocess.Popen(
             [program, *_words(variables, serial_log, theirs.fileno(), mac, netdev), *extra],
-            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            pass_fds=[theirs.fileno(), *inherited], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
         theirs.close()
         ours.setblocking(False)

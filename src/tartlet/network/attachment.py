@@ -1,0 +1,107 @@
+"""What a VM asks of the network, and what it is given for one run. Values: nothing is opened here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tartlet.errors import UserError
+from tartlet.network.record import NetworkRecord
+
+SSH = 22
+
+
+class NetworkMode(StrEnum):
+    """What a guest may reach."""
+
+    NAT = "nat"
+    """The Internet and what the host reaches; the default."""
+    SOFTNET = "softnet"
+    """Like NAT, through a filter of what the guest may reach (`--net-softnet*`)."""
+    HOST = "host"
+    """The host only (`--net-host`)."""
+    BRIDGED = "bridged"
+    """The host's own network, like any machine there (`--net-bridged`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """A TCP port of the VM's address on the host that leads to a port of the guest."""
+
+    port: int
+    guest_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachRequest:
+    """One VM that wants to be plugged in."""
+
+    vm: str
+    """The VM's name, for messages and host names."""
+    mac: str
+    mode: NetworkMode = NetworkMode.NAT
+    interfaces: tuple[str, ...] = ()
+    """Host interfaces for `BRIDGED`, one network card each."""
+    allow: str | None = None
+    """`--net-softnet-allow` as it was typed; likewise `block` and `expose`."""
+    block: str | None = None
+    expose: str | None = None
+    control_descriptor: int | None = None
+    """`--net-softnet-control-fd`: the socket over which the policy is changed later."""
+    forwards: tuple[Forward, ...] = ()
+    """Ports beyond SSH."""
+    keep: NetworkRecord | None = None
+    """The network of the VM's last run: a guest that is resumed keeps its old address and asks for no new one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cable:
+    """The host's end of one network card."""
+
+    netdev: str
+    """What follows QEMU's `-netdev`, without an id: `socket,fd=9`."""
+    descriptors: tuple[int, ...] = ()
+    """Descriptors that `netdev` speaks of; QEMU inherits them under the same numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """A network that stands; it is taken down when the block that gave it ends."""
+
+    cables: tuple[Cable, ...]
+    """One for each network card, in card order."""
+    record: NetworkRecord
+    """What `tart ip` will read. The supervisor writes it into the VM's folder."""
+    lost: Callable[[], Awaitable[NetworkLost]]
+    """Waits until a helper of this network has ended by itself, and tells which; for ever when there is none."""
+    notes: tuple[str, ...] = ()
+    """Lines for the user, on standard error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lack:
+    """Why a backend cannot be used here."""
+
+    reason: str
+    hint: str | None = None
+
+
+class NetworkLost(UserError):
+    """A helper process of a running VM's network ended by itself."""
+
+
+class BackendUnusable(UserError):
+    """A backend that looked usable did not start. Another one may serve as well."""
+
+    def __init__(self, backend: str, lack: Lack) -> None:
+        super().__init__(f"network backend {backend}: {lack.reason}", lack.hint)
+        self.backend, self.lack = backend, lack
+
+
+class ModeUnavailable(UserError):
+    """No backend on this host can give the isolation or the bridge that was asked for; less is never given silently."""
+
+    def __init__(self, option: str, needed: str) -> None:
+        super().__init__(f"{option} cannot be honoured on this host: {needed}")
+        self.hint = "run without it if the default network will do; `tart doctor` lists the network backends"

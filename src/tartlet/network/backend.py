@@ -1,0 +1,119 @@
+"""The networks a VM can be plugged into: what each backend must offer, and the choice between them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Protocol
+
+from tartlet.network.attachment import (
+    Attachment,
+    AttachRequest,
+    BackendUnusable,
+    Lack,
+    ModeUnavailable,
+    NetworkMode,
+)
+from tartlet.network.passt import Passt
+from tartlet.network.slirp import Slirp
+
+log = logging.getLogger(__name__)
+
+
+class NetworkBackend(Protocol):
+    """One of several real ways to give guests a network."""
+
+    @property
+    def name(self) -> str:
+        """The word that logs, `tart doctor` and the VM's record know it by."""
+        ...
+
+    @property
+    def modes(self) -> frozenset[NetworkMode]:
+        """What it can isolate. A mode that it would weaken is not among them."""
+        ...
+
+    def lacking(self) -> Lack | None:
+        """Why it cannot be used on this host; None when it can, as far as that shows without starting anything."""
+        ...
+
+    def attach(self, request: AttachRequest) -> AbstractAsyncContextManager[Attachment]:
+        """Plug a VM in for the length of the block, before QEMU starts. Raises BackendUnusable, UserError."""
+        ...
+
+
+BACKENDS: tuple[NetworkBackend, ...] = (Passt(), Slirp())
+"""The best first."""
+
+_OPTIONS = {
+    NetworkMode.SOFTNET: (
+        "--net-softnet",
+        "it needs a backend that filters packets by destination, which the user-mode backends passt and slirp cannot",
+    ),
+    NetworkMode.BRIDGED: (
+        "--net-bridged",
+        "it needs a backend with rights on the host's interfaces, which the user-mode backends passt and slirp lack",
+    ),
+    NetworkMode.HOST: ("--net-host", "it needs the backend slirp"),
+    NetworkMode.NAT: ("the default network", "it needs the backend passt or slirp"),
+}
+
+
+def survey() -> list[tuple[str, Lack | None]]:
+    """Every backend with what it lacks here; None stands for usable."""
+    return [(backend.name, backend.lacking()) for backend in BACKENDS]
+
+
+def candidates(request: AttachRequest, backends: tuple[NetworkBackend, ...] = BACKENDS) -> list[NetworkBackend]:
+    """The backends that can honour the request here, the best first; a resumed guest's former one before all.
+
+    Raises ModeUnavailable when there is none: an isolation that was asked for is not weakened.
+    """
+    able = [backend for backend in backends if request.mode in backend.modes and _usable(backend)]
+    if not able:
+        raise ModeUnavailable(*_OPTIONS[request.mode])
+    former = request.keep.backend if request.keep else None
+    return sorted(able, key=lambda backend: backend.name != former)
+
+
+def choose(request: AttachRequest, backends: tuple[NetworkBackend, ...] = BACKENDS) -> NetworkBackend:
+    """The backend for the request. Raises ModeUnavailable."""
+    return candidates(request, backends)[0]
+
+
+@asynccontextmanager
+async def attached(
+    request: AttachRequest, backends: tuple[NetworkBackend, ...] = BACKENDS
+) -> AsyncGenerator[Attachment]:
+    """Plug a VM in for the length of the block, by the best backend that starts.
+
+    A backend that fails its start is named in the attachment's notes, and the next one that honours the same request
+    takes its place. Raises ModeUnavailable, BackendUnusable (the last one failed too), UserError.
+    """
+    async with AsyncExitStack() as held:
+        attachment = await _first_that_starts(request, candidates(request, backends), held)
+        log.debug("network: %s at %s", attachment.record.backend, attachment.record.address)
+        yield attachment
+
+
+async def _first_that_starts(request: AttachRequest, able: list[NetworkBackend], held: AsyncExitStack) -> Attachment:
+    failures: list[BackendUnusable] = []
+    for backend in able:
+        try:
+            attachment = await held.enter_async_context(backend.attach(request))
+        except BackendUnusable as failure:
+            log.debug("%s", failure, exc_info=failure)
+            failures.append(failure)
+        else:
+            notes = tuple(f"{failure}; {backend.name} is used instead" for failure in failures)
+            return replace(attachment, notes=notes + attachment.notes)
+    raise failures[-1]
+
+
+def _usable(backend: NetworkBackend) -> bool:
+    lack = backend.lacking()
+    if lack:
+        log.debug("network backend %s: %s", backend.name, lack.reason)
+    return lack is None
