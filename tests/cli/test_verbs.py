@@ -16,6 +16,7 @@ import pytest
 
 from command import TART, Called, snapshot, surroundings, tart
 from tartlet.cli.get import shown
+from tartlet.network import record
 from tartlet.vm.model import VmConfig, VmState, host_arch
 
 OTHER_ARCH = "arm64" if host_arch() == "amd64" else "amd64"
@@ -348,6 +349,36 @@ def test_a_suspended_vm_is_cloned_with_its_state(home: Path) -> None:
     assert (home / "vms" / "other" / "state.vzvmsave").read_bytes() == b"saved"
 
 
+# ip
+
+
+def test_ip_prints_the_bare_address_of_a_running_vm(home: Path) -> None:
+    record.write(home / "vms" / "debian", record.NetworkRecord(backend="slirp", address="127.64.1.2"))
+    assert tart(home, "ip", "debian").code == 1  # what an earlier run left counts for nothing
+    with supervised(home, "debian"):
+        assert tart(home, "ip", "debian") == Called(0, "127.64.1.2\n", "")
+        assert tart(home, "ip", "debian", "--resolver", "dhcp", "--wait", "5").out == "127.64.1.2\n"
+
+
+def test_ip_waits_until_the_address_is_known(home: Path) -> None:
+    with (
+        supervised(home, "debian"),
+        subprocess.Popen(
+            [TART, "ip", "debian", "--wait", "20"], stdout=subprocess.PIPE, text=True, env=surroundings(home)
+        ) as asking,
+    ):
+        with pytest.raises(subprocess.TimeoutExpired):
+            asking.wait(1)
+        record.write(home / "vms" / "debian", record.NetworkRecord(backend="slirp", address="127.64.1.2"))
+        assert asking.communicate(timeout=30)[0] == "127.64.1.2\n"
+
+
+def test_ip_gives_up_in_time(home: Path) -> None:
+    begun = time.monotonic()
+    assert tart(home, "ip", "debian", "--wait", "2").code == 1
+    assert 2 <= time.monotonic() - begun < 20
+
+
 # stop, suspend, wait
 
 
@@ -530,6 +561,12 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["run", "debian", "--wait-ready"], 64, "--detach"),
     (["run", "debian", "--dir", "/tmp"], 1, "--dir"),
     (["run"], 64, "<name>"),
+    (["ip", "nope"], 2, "nope"),
+    (["ip", "debian"], 1, "is it running"),
+    (["ip", "debian", "--resolver", "agent"], 1, "agent"),
+    (["ip", "--resolver=arp", "debian", "--wait", "0"], 1, "ARP"),
+    (["ip", "debian", "--resolver", "foo"], 64, "foo"),
+    (["ip", "debian", "--wait", "65536"], 64, "65536"),
     (["exec", "nope", "ls"], 2, "nope"),
     (["exec", "debian", "ls"], 2, "not running"),
     (["exec", "debian"], 64, "<command>"),

@@ -22,6 +22,7 @@ VERBS: Mapping[str, str] = {
     "set": "Change the configuration of a VM.",
     "get": "Show the configuration of a VM.",
     "list": "List VMs.",
+    "ip": "Print the IP address of a VM.",
     "exec": "Run a command inside a running VM.",
     "prune": "Remove what nothing uses any more.",
     "rename": "Give a VM another name.",

@@ -1,0 +1,60 @@
+"""The IP address of a VM, waited for."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+import anyio
+
+from tartlet.errors import UserError
+from tartlet.network.resolve import Resolver, address_of
+from tartlet.vm.folder import VmFolder
+from tartlet.vm.model import VmState
+
+_PAUSE = 1.0
+"""Seconds between two attempts."""
+
+
+class NoAddress(UserError):
+    """No resolver knows the VM's address."""
+
+    def __init__(self, vm: VmFolder, resolver: Resolver | None, *, running: bool, guest: str) -> None:
+        super().__init__(f'no IP address was found for VM "{vm.name}"' + ("" if running else ", is it running?"))
+        hints = [] if running else [f"start it first: tart run {vm.name}"]
+        if resolver is Resolver.AGENT:
+            hints.append("this resolver needs a guest agent that runs inside the VM")
+        if resolver is Resolver.ARP and guest == "linux":
+            hints.append("not every Linux guest announces itself by ARP; try --resolver=agent")
+        self.hint = "; ".join(hints) or "wait for the guest to boot: --wait 60"
+
+
+async def wait_for_address(vm: VmFolder, resolver: Resolver | None, patience: float) -> IPv4Address:
+    """The VM's address, looked up again and again for `patience` seconds; at least once.
+
+    Raises NoAddress, and what a resolver raises that cannot work on this host.
+    """
+    deadline = anyio.current_time() + patience
+    config = vm.config()
+    while True:
+        running = vm.state() is VmState.RUNNING
+        found = await address_of(
+            vm.path, config.mac_address, resolver, running=running, ask_agent=(lambda: _ask(vm)) if running else None
+        )
+        if found is not None:
+            return found
+        left = deadline - anyio.current_time()
+        if left <= 0:
+            raise NoAddress(vm, resolver, running=running, guest=config.os)
+        await anyio.sleep(min(left, _PAUSE))
+
+
+async def _ask(vm: VmFolder) -> IPv4Address | None:
+    from tartlet.guest.channel import connect
+    from tartlet.guest.errors import AgentUnavailable
+
+    try:
+        async with connect(vm.path, _PAUSE) as channel:
+            told = await channel.resolve_ip(_PAUSE)
+    except AgentUnavailable:
+        return None
+    return None if told is None else IPv4Address(told)
