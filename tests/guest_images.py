@@ -19,6 +19,7 @@ import pytest
 
 from machines import FIRMWARE, FIRMWARE_VARIABLES
 from tartlet.build.distro import from_distro
+from tartlet.build.emulation import CannotEmulate
 from tartlet.build.requirements import CannotBuild
 from tartlet.build.root_folder import PackagesFailed
 from tartlet.build.sandbox import NoNamespace
@@ -40,7 +41,7 @@ def debian_image(name: str = "debian:bookworm", architecture: str | None = None)
             disk = thread.submit(anyio.run, build).result()
     except PackagesFailed:
         raise
-    except (CannotBuild, NoNamespace) as exc:
+    except (CannotBuild, CannotEmulate, NoNamespace) as exc:
         pytest.skip(str(exc))
     _forget_older(disk.parent)
     return disk

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tartlet.build.emulation import CannotEmulate, Host, registration
 from tartlet.build.layout import layout_for
 from tartlet.build.mirrors import sources
 from tartlet.build.overlay import write_overlay
 from tartlet.build.recipe import recipe_for
-from tartlet.build.requirements import CannotBuild, check_emulator, check_room
+from tartlet.build.requirements import CannotBuild, check_room
 from tartlet.build.suites import SUITES, Suite, suite_named
 from tartlet.errors import InvalidArgument
 from tartlet.units import GIB, MIB
@@ -144,41 +145,55 @@ def test_the_overlay_is_owned_by_root_and_the_same_every_time(tmp_path: Path) ->
         assert line.read().decode() == f"{recipe.kernel_command_line}\n"
 
 
-def test_a_foreign_guest_without_an_emulator_is_refused_naming_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CannotBuild) as refused:
-        check_emulator("arm64", machine="x86_64", binfmt=tmp_path)
+@pytest.fixture
+def emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An emulator in a PATH that has nothing else."""
+    program = tmp_path / "bin" / "qemu-aarch64-static"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    return program
+
+
+def foreign(table: Path, *, own_table: bool = False) -> Host:
+    return Host(machine="x86_64", table=table, own_table=own_table)
+
+
+def test_a_foreign_guest_without_an_emulator_is_refused_naming_the_package(tmp_path: Path, emulator: Path) -> None:
+    emulator.unlink()
+    with pytest.raises(CannotEmulate) as refused:
+        registration("arm64", foreign(tmp_path, own_table=True))
     assert "arm64" in str(refused.value)
     assert "qemu-user-static" in str(refused.value.hint)
 
 
-def test_an_emulator_that_the_kernel_was_not_told_of_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    emulator = tmp_path / "qemu-aarch64-static"
-    emulator.write_text("#!/bin/sh\n")
-    emulator.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CannotBuild, match="does not start arm64") as refused:
-        check_emulator("arm64", machine="x86_64", binfmt=tmp_path)
-    assert "binfmt" in str(refused.value.hint)
+@pytest.mark.usefixtures("emulator")
+@pytest.mark.parametrize("state", [None, "disabled\n"])
+def test_an_emulator_that_the_kernel_was_not_told_of_is_named(tmp_path: Path, state: str | None) -> None:
+    if state:
+        (tmp_path / "qemu-aarch64").write_text(state)
+    with pytest.raises(CannotEmulate, match="does not start arm64") as refused:
+        registration("arm64", foreign(tmp_path))
+    assert "update-binfmts --enable qemu-aarch64" in str(refused.value.hint)
 
 
-@pytest.mark.parametrize(
-    ("state", "works"), [("enabled\ninterpreter /usr/bin/qemu-aarch64-static\n", True), ("disabled\n", False)]
-)
-def test_a_registered_emulator_is_used_while_it_is_enabled(tmp_path: Path, state: str, works: bool) -> None:
-    (tmp_path / "qemu-aarch64").write_text(state)
-    if works:
-        check_emulator("arm64", machine="x86_64", binfmt=tmp_path)
-    else:
-        with pytest.raises(CannotBuild):
-            check_emulator("arm64", machine="x86_64", binfmt=tmp_path)
+def test_an_emulator_goes_into_a_table_of_our_own_where_there_can_be_one(tmp_path: Path, emulator: Path) -> None:
+    line = registration("arm64", foreign(tmp_path, own_table=True))
+    assert line is not None
+    fields = line.split(":")
+    assert (fields[1], fields[6], fields[7]) == ("qemu-aarch64", str(emulator), "OCF")
+    assert len(fields[4].encode().decode("unicode_escape")) == len(fields[5].encode().decode("unicode_escape")) == 20
 
 
-def test_a_guest_of_this_machines_kind_needs_no_emulator(tmp_path: Path) -> None:
-    check_emulator("arm64", machine="aarch64", binfmt=tmp_path)
-    check_emulator("amd64", machine="x86_64", binfmt=tmp_path)
+def test_a_registered_emulator_is_used(tmp_path: Path) -> None:
+    (tmp_path / "qemu-aarch64").write_text("enabled\ninterpreter /usr/bin/qemu-aarch64-static\n")
+    assert registration("arm64", foreign(tmp_path)) is None
+
+
+@pytest.mark.parametrize(("machine", "architecture"), [("aarch64", "arm64"), ("x86_64", "amd64")])
+def test_a_guest_of_this_machines_kind_needs_no_emulator(tmp_path: Path, machine: str, architecture: str) -> None:
+    assert registration(architecture, Host(machine=machine, table=tmp_path, own_table=False)) is None
 
 
 def test_too_little_room_is_told_before_the_work(tmp_path: Path) -> None:

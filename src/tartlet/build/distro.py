@@ -20,7 +20,8 @@ async def from_distro(
 
     `cache` is a folder of this host, made when missing. A disk built there before from the same recipe is given
     back at once, unless `rebuild` asks for the packages of today. `architecture` is the kernel's or Debian's name
-    of it, this machine's by default. Raises InvalidArgument, CannotBuild, NoNamespace, ToolFailed, FileTrouble.
+    of it, this machine's by default. Raises InvalidArgument, CannotBuild, CannotEmulate, NoNamespace, ToolFailed,
+    FileTrouble.
     """
     recipe = recipe_for(name, architecture)
     if not rebuild and (disk := _cached(cache, recipe, report)):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from pathlib import Path
 
 from tartlet.build import sandbox
+from tartlet.build.emulation import registration, this_host
 from tartlet.build.recipe import Recipe
-from tartlet.build.suites import ARCHITECTURES
 from tartlet.errors import UserError
 from tartlet.units import GB, human_size
 
@@ -27,19 +26,19 @@ _PROGRAMS = {
 ROOM = 2 * GB
 """Bytes a build takes at its peak: the files of the root, the downloaded packages and the disk made of them."""
 
-_EMULATED = {"amd64": "x86_64", "arm64": "aarch64"}
-_BINFMT = Path("/proc/sys/fs/binfmt_misc")
-
 
 class CannotBuild(UserError):
     """Something is missing on this machine that the recipe needs."""
 
 
 async def check(recipe: Recipe, work: Path) -> None:
-    """Raises CannotBuild, NoNamespace when the recipe cannot be followed in the folder `work` of this machine."""
+    """Whether this machine can follow the recipe in the folder `work`.
+
+    Raises CannotBuild, CannotEmulate, NoNamespace, ToolMissing.
+    """
     _check_programs()
     _check_keyring(recipe)
-    check_emulator(recipe.architecture)
+    registration(recipe.architecture, this_host())
     check_room(work)
     await sandbox.check()
 
@@ -63,24 +62,6 @@ def _check_keyring(recipe: Recipe) -> None:
             f"the keys that sign the packages of {distribution.name} are not on this machine ({distribution.keyring})",
             f"apt install {distribution.keyring_package}",
         )
-
-
-def check_emulator(architecture: str, *, machine: str | None = None, binfmt: Path = _BINFMT) -> None:
-    """Raises CannotBuild when programs of that architecture do not run here."""
-    if ARCHITECTURES.get(machine or platform.machine()) == architecture:
-        return
-    emulator = f"qemu-{_EMULATED[architecture]}"
-    entry = binfmt / emulator
-    if entry.is_file() and entry.read_text().startswith("enabled"):
-        return
-    if shutil.which(f"{emulator}-static") or shutil.which(emulator):
-        raise CannotBuild(
-            f"the kernel of this machine does not start {architecture} programs by {emulator}",
-            "systemctl restart systemd-binfmt, or update-binfmts --enable " + emulator,
-        )
-    raise CannotBuild(
-        f"this machine cannot run the programs of an {architecture} guest", "apt install qemu-user-static"
-    )
 
 
 def check_room(work: Path, needed: int = ROOM) -> None:
