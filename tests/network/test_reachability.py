@@ -16,13 +16,13 @@ import pytest
 
 from booted import in_guest
 from machines import MiniMachine, mini_guest, mini_machine, text_in
-from namespaces import UPLINK_ADDRESS, Namespace
+from namespaces import UPLINK_ADDRESS
 from tartlet.network.attachment import Attachment, AttachRequest, NetworkMode
 from tartlet.network.backend import NetworkBackend, attached
 from tartlet.network.passt import Passt
 from tartlet.network.slirp import Slirp
 
-pytestmark = [pytest.mark.anyio, pytest.mark.needs_root]
+pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
 
 MAC = "7a:65:e4:3f:be:01"
 SECRET, PUBLIC = "loopback-only", "for-everybody"
@@ -95,9 +95,7 @@ def over_ssh(attachment: Attachment, command: str) -> str:
 
 
 @pytest.mark.parametrize("backend", [Passt(), Slirp()], ids=["passt", "slirp"])
-async def test_the_host_reaches_the_guest_and_the_guest_the_outside(
-    backend: NetworkBackend, inside_private_network: Namespace, tmp_path: Path
-) -> None:
+async def test_the_host_reaches_the_guest_and_the_guest_the_outside(backend: NetworkBackend, tmp_path: Path) -> None:
     if lack := backend.lacking():
         pytest.skip(lack.reason)
     with saying(SECRET, "127.0.0.1", 9999), saying(PUBLIC, UPLINK_ADDRESS, 9998):
@@ -113,9 +111,7 @@ async def test_the_host_reaches_the_guest_and_the_guest_the_outside(
         assert any("127.0.0.1" in note for note in machine.attachment.notes)
 
 
-async def test_a_host_only_guest_reaches_nothing_and_is_reached(
-    inside_private_network: Namespace, tmp_path: Path
-) -> None:
+async def test_a_host_only_guest_reaches_nothing_and_is_reached(tmp_path: Path) -> None:
     with saying(SECRET, "127.0.0.1", 9999), saying(PUBLIC, UPLINK_ADDRESS, 9998):
         async with plugged(tmp_path, Slirp(), NetworkMode.HOST) as machine:
             assert over_ssh(machine.attachment, "echo reached").strip() == "reached"

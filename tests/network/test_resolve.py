@@ -21,6 +21,10 @@ OCTETS = bytes.fromhex("020000000001")
 KNOWN = NetworkRecord(backend="passt", address="127.64.1.2", ssh_port=2222, guest_address="10.0.2.15")
 
 
+def arp_table() -> str:
+    return Path("/proc/net/arp").read_text()
+
+
 async def agent() -> IPv4Address | None:
     return IPv4Address("10.0.2.15")
 
@@ -69,7 +73,7 @@ async def test_a_neighbour_the_kernel_knows(inside_private_network: Namespace, t
     assert inside_private_network.run(*add).returncode == 0
     expected = IPv4Address("192.0.2.55")
     assert await address_of(tmp_path, "2:0:0:0:0:1", Resolver.ARP, running=True) == expected
-    assert neighbours.in_arp_table(Path("/proc/net/arp").read_text(), OCTETS) == expected
+    assert neighbours.in_arp_table(arp_table(), OCTETS) == expected
 
 
 @pytest.mark.needs_root
@@ -77,7 +81,7 @@ async def test_a_neighbour_that_does_not_answer_is_none(inside_private_network: 
     add = ("ip", "neighbour", "add", "192.0.2.55", "lladdr", MAC, "dev", "up0", "nud", "failed")
     assert inside_private_network.run(*add).returncode == 0
     assert neighbours.address_of(MAC) is None
-    assert neighbours.in_arp_table(Path("/proc/net/arp").read_text(), OCTETS) is None
+    assert neighbours.in_arp_table(arp_table(), OCTETS) is None
 
 
 def test_ip_may_print_nothing() -> None:
