@@ -21,6 +21,7 @@ from tartlet.hypervisor import nbd
 from tartlet.hypervisor.block_nodes import DiskInUse, DiskNotAllowed, attached, root_disk
 from tartlet.hypervisor.devices import BlockDevice, TooManyDevices
 from tartlet.hypervisor.disk_options import DiskOptions, UnknownDiskOption, parse_disk_option, parse_root_disk_options
+from tartlet.hypervisor.qmp import MonitorUnreachable, RunState
 
 MIB = 1 << 20
 
@@ -189,13 +190,13 @@ def test_places_on_the_bus_run_out_with_a_clear_word() -> None:
 
 
 @contextmanager
-def served(folder: Path) -> Generator[tuple[int, Path]]:
+def served(folder: Path, *more: str) -> Generator[tuple[int, Path]]:
     """An NBD server on a TCP port of the loopback address and on a Unix socket."""
     unix = folder / "nbd.sock"
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    tcp = ["nbdkit", "--foreground", "-i", "127.0.0.1", "-p", str(port), "memory", "1M"]
-    local = ["nbdkit", "--foreground", "-U", str(unix), "memory", "1M"]
+    tcp = ["nbdkit", "--foreground", *more, "-i", "127.0.0.1", "-p", str(port), "memory", "1M"]
+    local = ["nbdkit", "--foreground", *more, "-U", str(unix), "memory", "1M"]
     with ExitStack() as servers:
         for number, words in enumerate((tcp, local)):
             ready = folder / f"ready-{number}"
@@ -204,6 +205,55 @@ def served(folder: Path) -> Generator[tuple[int, Path]]:
             while not ready.exists():
                 assert server.poll() is None
         yield port, unix
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """An authority and a server's certificate for the loopback address, all in one folder."""
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    authority = ["-addext", "keyUsage=keyCertSign", "-subj", "/CN=authority"]
+    server = [
+        "-subj",
+        "/CN=server",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1,DNS:localhost",
+        "-addext",
+        "basicConstraints=CA:FALSE",
+    ]
+    server += ["-addext", "keyUsage=digitalSignature", "-addext", "extendedKeyUsage=serverAuth"]
+    signed = ["-CA", "ca-cert.pem", "-CAkey", "ca-key.pem"]
+    for name, more in (("ca", authority), ("server", server + signed)):
+        words = [*make, "-keyout", f"{name}-key.pem", "-out", f"{name}-cert.pem", *more]
+        subprocess.run(words, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_an_encrypted_disk_is_opened_when_its_server_can_be_trusted(
+    tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    if shutil.which("nbdkit") is None or shutil.which("openssl") is None:
+        pytest.skip("needs nbdkit and openssl")
+    known = tmp_path / "config" / "tartlet" / "nbd"
+    known.mkdir(parents=True)
+    shutil.copy(certificates / ("ca-cert.pem" if trusted else "server-cert.pem"), known / "ca-cert.pem")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    with served(tmp_path, "--tls=require", f"--tls-certificates={certificates}") as (port, unix), ExitStack() as held:
+        urls = (f"nbds://127.0.0.1:{port}", f"nbds+unix:///?socket={unix}")
+        disks = [
+            held.enter_context(attached(parse_disk_option(url), index=index)) for index, url in enumerate(urls, start=1)
+        ]
+        if trusted:
+            async with booted(tmp_path, more=tuple(disks)) as vm:
+                assert await vm.monitor.status() is RunState.RUNNING
+        else:
+            with pytest.raises(MonitorUnreachable):
+                async with booted(tmp_path, more=tuple(disks)):
+                    pass
+            assert "certificate" in (tmp_path / "qemu.log").read_text().lower()
 
 
 @pytest.mark.anyio

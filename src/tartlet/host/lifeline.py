@@ -19,6 +19,6 @@ def tied(argv: Sequence[str]) -> list[str]:
     fork and exec, which is unsafe beside threads. Where the system has no such signal (macOS) the words stay the same.
     """
     setpriv = shutil.which("setpriv")
-    if sys.platform != "linux" or setpriv is None:
-        return list(argv)
+    if sys.platform != "linux" or setpriv is None or os.path.basename(os.path.realpath(setpriv)) == "busybox":
+        return list(argv)  # busybox has a setpriv that knows nothing of parents
     return [setpriv, "--pdeathsig", "KILL", "--", "/bin/sh", "-c", _ONLY_WITH_PARENT, str(os.getpid()), *argv]

@@ -43,6 +43,9 @@ def client(url: str, credentials_id: str) -> tuple[dict[str, object], tuple[str,
     if not parts.scheme.startswith("nbds"):
         return node, ()
     node["tls-creds"] = credentials_id
+    if parts.scheme.endswith("+unix"):
+        # A path is no name that a certificate could hold.
+        node["tls-hostname"] = parse_qs(parts.query).get("tls-hostname", ["localhost"])[0]
     folder = _certificates(url)
     escaped = str(folder).replace(",", ",,")
     return node, ("-object", f"tls-creds-x509,id={credentials_id},endpoint=client,dir={escaped}")

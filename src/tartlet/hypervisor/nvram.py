@@ -8,7 +8,6 @@ variables in `efivars.fd` beside it, by the removable-media path of its disk.
 from __future__ import annotations
 
 import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,9 @@ from tartlet.hypervisor.firmware import Firmware
 NVRAM = "nvram.bin"
 OWN_VARIABLES = "efivars.fd"
 
-_VARIABLES_VOLUME = uuid.UUID("fff12b8d-7696-4c8b-a985-2747075b4f50").bytes_le
-"""EFI_SYSTEM_NV_DATA_FV_GUID, which begins every EDK2 variable store (UEFI PI specification, volume 3, 3.2.1)."""
+_VARIABLES_VOLUME = bytes.fromhex("8d2bf1ff96768b4ca9852747075b4f50")
+"""EFI_SYSTEM_NV_DATA_FV_GUID (fff12b8d-7696-4c8b-a985-2747075b4f50) in memory's order: every EDK2 variable store has it
+(UEFI PI specification, volume 3, 3.2.1)."""
 _QCOW2 = b"QFI\xfb"
 
 
