@@ -36,7 +36,9 @@ def choose(
 ) -> Window:
     """The window for this session; `offered` is what the QEMU at hand was built with (`qemu.displays`). Pure.
 
-    With `refit` the guest's resolution follows the window. A window that is not `closable` ignores its close button:
+    Every window tells the guest its size, and scales the picture of a guest that does not follow. With `refit` it
+    never scales: the guest is expected to follow (GTK, QEMU 7.1). A window that is not `closable` ignores its
+    close button:
     QEMU would end at once, which a VM that is to be suspended must not.
     """
     if platform == "darwin":
@@ -50,7 +52,8 @@ def choose(
         return Window(NO_WINDOW, "no window: this QEMU was built without GTK and SDL (apt install qemu-system-gui)")
     options = [kind] if closable else [kind, "window-close=off"]
     if kind == "gtk":
-        options.append(f"zoom-to-fit={'off' if refit else 'on'}")
+        if refit:
+            options.append("zoom-to-fit=off")
         if capture_system_keys:
             options.append("grab-on-hover=on")
     return Window(("-display", ",".join(options)), f"window: {kind.upper()}")
