@@ -9,9 +9,10 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import anyio
+import anyio.lowlevel
 import google.protobuf.message
 import h2.errors
 import h2.events
@@ -57,6 +58,8 @@ _CHUNK = 64 << 10
 
 _FOREIGN = (GRPCError, StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError)
 
+T = TypeVar("T")
+
 Writer = Callable[[bytes], Awaitable[None]]
 
 
@@ -71,6 +74,7 @@ async def connect(folder: Path, patience: float = PATIENCE) -> AsyncGenerator[Gu
         yield GuestChannel(channel, patience)
     finally:
         channel.close()
+        await anyio.lowlevel.cancel_shielded_checkpoint()  # asyncio closes the socket in the loop's next turn
 
 
 class GuestChannel:
@@ -118,9 +122,12 @@ class GuestChannel:
         Raises AgentFailed when the agent says that it cannot tell.
         """
         try:
-            async with _translated():
-                with anyio.move_on_after(patience):
-                    return _ipv4((await self._resolve_ip(ResolveIPRequest(), timeout=patience)).ip)
+            with anyio.move_on_after(patience):
+                async with _translated(), self._resolve_ip.open() as stream:
+                    await stream.send_message(ResolveIPRequest(), end=True)
+                    wire.bound(stream)
+                    reply = await _received(stream)
+                return None if reply is None else _ipv4(reply.ip)
         except (AgentUnavailable, AgentCannot) as exc:
             log.debug("no address by the agent: %s", exc)
         return None
@@ -228,7 +235,7 @@ async def _followed(stream: _ExecStream, stdout: Writer, stderr: Writer) -> None
     await stream.recv_trailing_metadata()
 
 
-async def _received(stream: _ExecStream) -> ExecResponse | None:
+async def _received(stream: Stream[Any, T]) -> T | None:
     try:
         return await stream.recv_message()
     except (AssertionError, NotImplementedError, google.protobuf.message.DecodeError) as exc:

@@ -47,16 +47,21 @@ async def serving(listener: socket.socket, commands: QgaCommands) -> AsyncGenera
 
     The listener is closed at the end; its file stays.
     """
+    failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
         server = _Server([_Agent(commands, tasks)], config=Configuration(wire.WINDOW, wire.WINDOW))
         await server.start(sock=listener)
         try:
             yield
+        except Exception as exc:  # noqa: BLE001 - the block's own error, raised below outside the group, so unwrapped
+            failure = exc
         finally:
             server.hang_up()
             tasks.cancel_scope.cancel()
             with anyio.move_on_after(_CLOSING_TIME, shield=True):
                 await server.wait_closed()
+    if failure is not None:
+        raise failure
 
 
 class _Server(Server):

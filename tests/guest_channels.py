@@ -1,0 +1,58 @@
+"""A served `control.sock` for tests, and what a client of it hears."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tartlet.guest.channel import GuestChannel
+from tartlet.guest.commands import Command
+from tartlet.guest.qga import QemuGuestAgent
+from tartlet.guest.qga_commands import QgaCommands
+from tartlet.guest.service import serving
+from tartlet.host.sockets import listening
+
+
+@asynccontextmanager
+async def served(folder: Path, port: socket.socket, mac: str) -> AsyncGenerator[QemuGuestAgent]:
+    """Serve the folder's control socket with the agent behind `port`, which is up."""
+    agent = QemuGuestAgent(port)
+    agent.port_opened()
+    with listening(folder, "control.sock") as listener:
+        async with serving(listener, QgaCommands(agent, mac)):
+            yield agent
+
+
+@dataclass
+class Heard:
+    """One command's output and how it ended."""
+
+    code: int | None = None
+    out: bytes = b""
+    err: bytes = b""
+
+    async def take_out(self, data: bytes) -> None:
+        self.out += data
+
+    async def take_err(self, data: bytes) -> None:
+        self.err += data
+
+
+async def heard(
+    channel: GuestChannel, *words: str, stdin: bytes | None = None, command: Command | None = None
+) -> Heard:
+    """Run words, or a command, and keep what is heard."""
+    said = Heard()
+    asked = command or Command(name=words[0], args=words[1:], interactive=stdin is not None)
+    pieces = None if stdin is None else once(stdin)
+    said.code = await channel.execute(asked, said.take_out, said.take_err, pieces)
+    return said
+
+
+async def once(data: bytes) -> AsyncIterator[bytes]:
+    """An input of one piece; of none when it is empty."""
+    if data:
+        yield data
