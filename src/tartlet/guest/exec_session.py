@@ -19,6 +19,8 @@ _PIECE = 64 << 10
 _PIPE_PIECE = 4096
 """Bytes a pipe that is ready takes without blocking (PIPE_BUF on Linux)."""
 
+_NAMES = {1: "standard output", 2: "standard error"}
+
 _READER_GONE = 141
 """The status a shell shows for a program whose reader went away (128 + SIGPIPE)."""
 
@@ -84,7 +86,7 @@ class _Writer:
             except BrokenPipeError:
                 raise
             except OSError as exc:
-                raise FileTrouble("cannot write to", f"descriptor {self._descriptor}", exc) from exc
+                raise FileTrouble("cannot write to", _NAMES[self._descriptor], exc) from exc
             rest = rest[written:]
 
 
