@@ -127,3 +127,11 @@ def test_a_name_that_is_no_utf_8_is_printed_as_it_is(tmp_path: Path) -> None:
     assert os.fsencode(tart(home, "list", "--quiet").out) == b"caf\xe9\n"
     assert tart(home, "list").code == 0
     assert tart(home, "list", "--format", "json").code == 0
+
+
+def test_debugging_shows_what_happens_inside_on_standard_error(tmp_path: Path) -> None:
+    called = tart(tmp_path / "home", "create", "--linux", "debian", TART_LOG="debug")
+    assert (called.code, called.out) == (0, "")
+    assert "run: " in called.err
+    assert "qemu-system" in called.err
+    assert tart(tmp_path / "home", "list", TART_LOG="info").err == ""

@@ -44,6 +44,8 @@ def outcome(words: list[str]) -> int:
     """Do what `words` say and return the exit code. Raises whatever goes wrong."""
     completing = os.environ.get("_TART_COMPLETE")
     app = App()
+    if "TART_LOG" in os.environ and app.settings.debug:
+        _log_everything()
     if completing is not None:
         from tartlet.cli.completion import answer
 
@@ -72,6 +74,13 @@ def code_of(words: list[str]) -> int:
         if code is None:
             raise
         return code
+
+
+def _log_everything() -> None:
+    """To standard error, for whoever looks for a bug."""
+    import logging
+
+    logging.basicConfig(level=logging.DEBUG, format="%(relativeCreated)6d ms %(name)s: %(message)s")
 
 
 def _read_live(stream: TextIO) -> None:
