@@ -38,7 +38,10 @@ def test_a_socket_in_a_folder_of_any_depth(tmp_path: Path, length: int) -> None:
 
 
 def test_without_proc_a_symbolic_link_shortens_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os.path, "isdir", {}.get)
+    def no_folder(_: str) -> bool:
+        return False
+
+    monkeypatch.setattr(os.path, "isdir", no_folder)
     folder = tmp_path / ("x" * 200)
     folder.mkdir()
     with listening(folder, "s") as listener:
