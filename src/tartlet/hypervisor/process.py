@@ -63,7 +63,6 @@ class Process:
                 try:
                     await anyio.wait_readable(copy)
                 finally:
-                    anyio.notify_closing(copy)
                     os.close(copy)
         return status
 
