@@ -26,6 +26,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures
 
 MAC = "7a:65:e4:3f:be:01"
 SECRET, PUBLIC = "loopback-only", "for-everybody"
+BEND_LOOPBACK = (
+    "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; ip addr del 127.0.0.1/8 dev lo; "
+    "ip route flush table local dev lo; ip route add 127.0.0.1/32 via 10.0.2.2 dev eth0 onlink"
+)
+"""What an administrator of the guest does to send packets for 127.0.0.1 to the network process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,3 +122,5 @@ async def test_a_host_only_guest_reaches_nothing_and_is_reached(tmp_path: Path) 
             assert over_ssh(machine.attachment, "echo reached").strip() == "reached"
             assert await machine.heard("10.0.2.2", 9999) == ""
             assert await machine.heard(UPLINK_ADDRESS, 9998) == ""
+            await in_guest(machine.guest.agent, BEND_LOOPBACK)
+            assert await machine.heard("127.0.0.1", 9999) == ""
