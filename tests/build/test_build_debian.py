@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from tartlet.build.distro import from_distro
 from tartlet.build.layout import ESP_TYPE, ROOT_TYPES
 from tartlet.build.progress import Progress
 from tartlet.build.recipe import recipe_for
+from tartlet.build.root_folder import PackagesFailed
 
 pytestmark = pytest.mark.timeout(600)  # the first run of all builds the guest
 
@@ -126,6 +128,28 @@ async def test_it_boots_to_login_with_a_grown_root_and_keys_of_its_own(disk: Pat
         entries = "update-esp && ls /boot/efi/loader/entries | wc -l"
         assert await said(f"touch /boot/vmlinuz-0-test /boot/initrd.img-0-test && {entries}") == "2"
         assert await said(f"rm /boot/*-0-test && {entries}") == "1"
+
+
+async def test_a_build_without_a_mirror_says_so_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    for name in ("TART_DEBIAN_MIRROR", "TART_DEBIAN_SECURITY_MIRROR"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed}/debian")
+    with pytest.raises(PackagesFailed, match=rf"127\.0\.0\.1:{closed}") as failed:
+        await from_distro("debian:bookworm", cache=tmp_path, architecture="amd64")
+    assert "TART_DEBIAN_MIRROR" in str(failed.value.hint)
+    assert os.listdir(tmp_path / ".work") == []
+
+
+@pytest.mark.parametrize("seconds", [0.2, 3])
+async def test_an_interrupted_build_leaves_nothing(tmp_path: Path, seconds: float) -> None:
+    with anyio.move_on_after(seconds) as limit:
+        await from_distro("debian:bookworm", cache=tmp_path, architecture="amd64")
+    assert limit.cancelled_caught
+    assert os.listdir(tmp_path / ".work") == []
+    assert [name for name in os.listdir(tmp_path) if not name.startswith(".")] == []
 
 
 @pytest.mark.slow

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tartlet.build.distro import from_distro
 from tartlet.build.emulation import CannotEmulate, Host, registration
 from tartlet.build.layout import layout_for
 from tartlet.build.mirrors import sources
 from tartlet.build.overlay import write_overlay
 from tartlet.build.recipe import recipe_for
 from tartlet.build.requirements import CannotBuild, check_room
-from tartlet.build.suites import SUITES, Suite, suite_named
+from tartlet.build.suites import SUITES, UBUNTU, Suite, suite_named
 from tartlet.errors import InvalidArgument
 from tartlet.units import GIB, MIB
 
@@ -194,6 +196,21 @@ def test_a_registered_emulator_is_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("machine", "architecture"), [("aarch64", "arm64"), ("x86_64", "amd64")])
 def test_a_guest_of_this_machines_kind_needs_no_emulator(tmp_path: Path, machine: str, architecture: str) -> None:
     assert registration(architecture, Host(machine=machine, table=tmp_path, own_table=False)) is None
+
+
+@pytest.mark.skipif(Path(UBUNTU.keyring).exists(), reason="Ubuntu's keys are on this machine")
+async def test_without_the_distributions_keys_their_package_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CannotBuild) as refused:
+        await from_distro("ubuntu:noble", cache=tmp_path)
+    assert "ubuntu-keyring" in str(refused.value.hint)
+    assert os.listdir(tmp_path) == []
+
+
+async def test_without_the_programs_their_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotBuild, match="mmdebstrap mtools util-linux") as refused:
+        await from_distro("debian:bookworm", cache=tmp_path)
+    assert str(refused.value.hint).startswith("apt install ")
 
 
 def test_too_little_room_is_told_before_the_work(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tartlet.build.folders import made_folder
 from tartlet.build.progress import Progress, Report
 from tartlet.build.recipe import Recipe
 from tartlet.build.sandbox import boxed
-from tartlet.errors import FileTrouble
+from tartlet.errors import FileTrouble, ToolFailed
 from tartlet.host.files import exchange, removed, sync_folder, write_new
 from tartlet.host.locks import LockTrouble, try_file_lock
 from tartlet.host.process import run
@@ -93,8 +93,16 @@ async def work_folder(cache: Path) -> AsyncGenerator[Path]:
 
 async def discard(folder: Path) -> None:
     """Empty a work folder; files of subordinate ids need root of the namespace. Raises ToolFailed."""
-    if names := os.listdir(folder):
-        await run(*boxed("rm", "-rf", "--", *(folder / name for name in names)))
+    patience = 20
+    while names := os.listdir(folder):
+        try:
+            await run(*boxed("rm", "-rf", "--", *(folder / name for name in names)))
+        except ToolFailed:
+            # A build that was interrupted a moment ago may still be dying, and until then it makes files.
+            patience -= 1
+            if not patience:
+                raise
+            await anyio.sleep(0.1)
 
 
 def _unlocked(place: Path) -> Iterator[Path]:

@@ -60,7 +60,7 @@ def _check_keyring(recipe: Recipe) -> None:
     if not Path(distribution.keyring).is_file():
         raise CannotBuild(
             f"the keys that sign the packages of {distribution.name} are not on this machine ({distribution.keyring})",
-            f"apt install {distribution.keyring_package}",
+            f"install {distribution.keyring_package}, or copy that file from a machine that runs {distribution.name}",
         )
 
 

@@ -53,9 +53,8 @@ async def make_root(recipe: Recipe, work: Path, report: Report) -> Path:
     line = registration(recipe.architecture, this_host())
     await _mmdebstrap(registered(line, words) if line else words, report)
     report(Progress("sealing the guest"))
-    seal = (HOOKS / "seal.sh").read_text()
-    name = recipe.distribution
-    await run(*boxed("sh", "-c", 'cd "$1" && shift && eval "$0"', seal, root, work / "esp", name), env=_environment())
+    seal = boxed("sh", HOOKS / "seal.sh", root, work / "esp", recipe.distribution)
+    await run(*seal, env=_environment())
     return root
 
 
@@ -115,8 +114,8 @@ def _announce(line: str, report: Report) -> None:
 
 
 def _reason(lines: list[str]) -> str:
-    """The line that tells why: what apt, dpkg or a script said last before mmdebstrap's own summary."""
+    """The line that tells why: apt's or dpkg's first error, else what a script said last before mmdebstrap gave up."""
     told = [line for line in takewhile(lambda line: not line.startswith("E: setup failed"), lines) if line.strip()]
     errors = [line for line in told if line.startswith(("E: ", "dpkg: error"))]
     plain = [line for line in told if not line.startswith("I: ")]
-    return (errors or plain or told or ["no message"])[-1]
+    return errors[0] if errors else (plain or told or ["no message"])[-1]

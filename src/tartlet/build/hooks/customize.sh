@@ -5,6 +5,7 @@ root=$1
 inside() { chroot "$root" "$@"; }
 
 # The account everybody knows: admin, password admin (hashed with a fixed salt, so builds can be compared).
+# shellcheck disable=SC2016
 inside useradd --create-home --shell /bin/bash --comment Administrator --groups adm,sudo \
     --password '$6$tartlet$us9fOMdIx50eN557Eo5SFKFRLOv9dLK74ZVc4nsFpHBB6WZwovIo.t87rgX.IMWdt8Uj/TvsBOG0GPC5yhy0Z/' admin
 
@@ -35,6 +36,6 @@ case $(inside dpkg --print-architecture) in
 esac
 stub=$root/usr/lib/systemd/boot/efi/systemd-boot$efi.efi
 mkdir -p "$root/boot/efi/EFI/BOOT" "$root/boot/efi/EFI/systemd"
-cp "$stub" "$root/boot/efi/EFI/BOOT/BOOT$(echo "$efi" | tr a-z A-Z).EFI"
+cp "$stub" "$root/boot/efi/EFI/BOOT/BOOT$(echo "$efi" | tr '[:lower:]' '[:upper:]').EFI"
 cp "$stub" "$root/boot/efi/EFI/systemd/"
 printf 'timeout 0\n' > "$root/boot/efi/loader/loader.conf"
