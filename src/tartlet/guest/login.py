@@ -36,7 +36,7 @@ case $1 in
     for place in $PATH; do [ -f "$place/$1" ] && [ -x "$place/$1" ] && found=yes && break; done
     [ -n "$found" ] || refuse "$1: not found in $PATH" ;;
 esac
-unset IFS
+unset IFS OLDPWD
 exec "$@"
 """
 """Looks the program up first, so that one that cannot start is told apart from one that ends with 127."""
