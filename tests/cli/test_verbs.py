@@ -315,6 +315,19 @@ def test_create_makes_the_disk_that_is_asked_for(tmp_path: Path) -> None:
     assert config_of(home, "b")["diskFormat"] == "qcow2"
 
 
+def test_create_takes_an_image(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (tmp_path / "disk").write_bytes(b"a disk" + bytes(2**20))
+    subprocess.run(["qemu-img", "convert", "-q", "-O", "qcow2", tmp_path / "disk", tmp_path / "image"], check=True)
+    called = tart(home, "create", "--linux", "--from-image", str(tmp_path / "image"), "a", CI="true")
+    assert (called.code, called.err) == (0, "")
+    with (home / "vms" / "a" / "disk.img").open("rb") as disk:
+        assert disk.read(6) == b"a disk"
+    assert (home / "vms" / "a" / "disk.img").stat().st_size == 50 * 1000**3
+    assert (home / "vms" / "a" / "seed.iso").exists()
+    assert os.listdir(home / "tmp") == []
+
+
 def test_create_and_clone_replace_a_stopped_vm(home: Path) -> None:
     assert tart(home, "clone", "debian", "other").code == 0
     (home / "vms" / "other" / "mark").write_text("old")
@@ -499,10 +512,16 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["create", "--linux", "x" * 256], 64, "xxx"),
     (["create", "--linux", "--from-distro", "nope:x", "x"], 64, "nope:x"),
     (["create", "--linux", "--from-distro", "debian:bookworm", "--disk-format", "qcow2", "x"], 64, "--disk-format"),
+    (["create", "--linux", "--from-distro", "a:b", "--from-image", "c", "x"], 64, "--from-image"),
+    (["create", "--linux", "--from-image", "missing-image", "x"], 1, "missing-image"),
+    (["create", "--linux", "--from-image", "/dev/null", "--checksum", "md5:0", "x"], 64, "md5:0"),
+    (["create", "--linux", "--from-distro", "a:b", "--checksum", "sha256:0", "x"], 64, "--checksum"),
+    (["create", "--linux", "--checksum", "sha256:0", "x"], 64, "--checksum"),
     (["create", "--linux", "--arch", "sparc", "x"], 64, "sparc"),
-    (["create", "--linux", "--ssh-key", "missing-key", "x"], 1, "missing-key"),
-    (["create", "--linux", "--user-data", "missing-data", "x"], 1, "missing-data"),
-    (["create", "--linux", "--user-data", "/dev/null", "x"], 64, "/dev/null"),
+    (["create", "--linux", "--ssh-key", "key", "x"], 64, "--ssh-key"),
+    (["create", "--linux", "--from-image", "/dev/null", "--ssh-key", "missing-key", "x"], 1, "missing-key"),
+    (["create", "--linux", "--from-image", "/dev/null", "--user-data", "missing-data", "x"], 1, "missing-data"),
+    (["create", "--linux", "--from-image", "/dev/null", "--user-data", "/dev/null", "x"], 64, "/dev/null"),
     (["clone", "debian", "b/c"], 64, "b/c"),
     (["clone", "debian", ""], 64, '""'),
     (["clone", "debian", ".."], 64, '".."'),

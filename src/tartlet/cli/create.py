@@ -11,11 +11,15 @@ from tartlet.cli.candidates import files
 from tartlet.cli.numbers import U16
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
+from tartlet.disk.model import DiskFormat
 from tartlet.errors import InvalidArgument
 from tartlet.units import GB
 
 if TYPE_CHECKING:
     from tartlet.vm.create import FirstBoot
+
+DEFAULT_SIZE = 50
+"""Gigabytes of a disk whose size nobody asked for."""
 
 
 @click.command("create", cls=Verb)
@@ -27,6 +31,14 @@ if TYPE_CHECKING:
     metavar="<distro>",
     help="Build the guest from packages: debian:bookworm, debian:trixie, ubuntu:noble and others. Built once and kept.",
 )
+@click.option(
+    "--from-image",
+    "image",
+    metavar="<path|url>",
+    shell_complete=files,
+    help="Take this disk image: qcow2, raw, vmdk or vdi, also packed by gzip, xz or zstd.",
+)
+@click.option("--checksum", metavar="<checksum>", help="What the image must be: sha256:<digits> or sha512:<digits>.")
 @click.option(
     "--arch",
     metavar="<arch>",
@@ -56,10 +68,13 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(
     app: App,
+    /,
     name: str,
     *,
     linux: bool,
     distro: str | None,
+    image: str | None,
+    checksum: str | None,
     arch: str | None,
     user_data: str | None,
     ssh_key: str | None,
@@ -69,45 +84,69 @@ def command(
 ) -> None:
     """Create a VM.
 
-    A stopped VM of that name is replaced. Guests made of packages have the user admin with the password admin.
+    A stopped VM of that name is replaced. The guests of --from-distro and --from-image have the user admin with the
+    password admin.
     """
-    from tartlet.disk.model import DiskFormat
-    from tartlet.vm.create import DEFAULT_DISK_SIZE, create_empty
+    from tartlet.vm.create import create_empty
     from tartlet.vm.model import checked_new_name
 
     checked_new_name(name)
-    _check_kind(linux=linux, from_ipsw=from_ipsw)
-    if disk_format == DiskFormat.ASIF:
-        raise InvalidArgument("the disk format asif needs macOS 26 or newer as the host", "choose raw or qcow2")
-    size = DEFAULT_DISK_SIZE if disk_size is None else disk_size * GB
-    first_boot = _first_boot(user_data, ssh_key)
-    if distro is not None:
-        if disk_format != DiskFormat.RAW:
-            raise InvalidArgument("--disk-format is for empty disks", "leave it out with --from-distro")
-        _from_distro(app, name, distro, size, arch, first_boot)
-        return
-    if first_boot:
-        raise InvalidArgument(
-            "--user-data and --ssh-key need a guest that reads them", "add --from-distro, say debian:bookworm"
+    _check_kind(linux=linux, from_ipsw=from_ipsw, disk_format=disk_format)
+    size = None if disk_size is None else disk_size * GB
+    if distro is None and image is None:
+        _check_empty(checksum=checksum, first_boot=user_data or ssh_key)
+        create_empty(
+            app.store,
+            name,
+            disk_size=DEFAULT_SIZE * GB if size is None else size,
+            disk_format=DiskFormat(disk_format),
+            arch=arch,
         )
-    create_empty(app.store, name, disk_size=size, disk_format=DiskFormat(disk_format), arch=arch)
+        return
+    _check_filled(distro=distro, image=image, checksum=checksum, disk_format=disk_format)
+    _create_filled(
+        app,
+        name,
+        distro=distro,
+        image=image,
+        checksum=checksum,
+        disk_size=size,
+        arch=arch,
+        first_boot=_first_boot(user_data, ssh_key),
+    )
 
 
-def _check_kind(*, linux: bool, from_ipsw: str | None) -> None:
+def _check_kind(*, linux: bool, from_ipsw: str | None, disk_format: str) -> None:
     if from_ipsw is not None:
         raise InvalidArgument("--from-ipsw needs a Mac with Apple silicon as the host", "create a guest with --linux")
     if not linux:
         raise InvalidArgument("it is not said what to create", "give --linux")
+    if disk_format == DiskFormat.ASIF:
+        raise InvalidArgument("the disk format asif needs macOS 26 or newer as the host", "choose raw or qcow2")
+
+
+def _check_empty(*, checksum: str | None, first_boot: str | None) -> None:
+    if checksum is not None:
+        raise InvalidArgument("--checksum is for an image", "give --from-image too, or leave it out")
+    if first_boot is not None:
+        raise InvalidArgument(
+            "--user-data and --ssh-key need a guest that reads them", "add --from-distro, say debian:bookworm"
+        )
+
+
+def _check_filled(*, distro: str | None, image: str | None, checksum: str | None, disk_format: str) -> None:
+    if distro is not None and image is not None:
+        raise InvalidArgument("--from-distro and --from-image exclude each other", "choose one of them")
+    if distro is not None and checksum is not None:
+        raise InvalidArgument("--checksum is for an image", "leave it out with --from-distro")
+    if disk_format != DiskFormat.RAW:
+        raise InvalidArgument("--disk-format is for empty disks", "leave it out with --from-distro and --from-image")
 
 
 def _first_boot(user_data: str | None, ssh_key: str | None) -> FirstBoot:
     """Read before anything is made. Raises FileTrouble, InvalidArgument."""
-    from tartlet.vm.create import FirstBoot
-
-    if user_data is None and ssh_key is None:
-        return FirstBoot()
-
     from tartlet.build.user_data import read_ssh_keys, read_user_data
+    from tartlet.vm.create import FirstBoot
 
     return FirstBoot(
         user_data=None if user_data is None else read_user_data(Path(user_data)),
@@ -115,14 +154,32 @@ def _first_boot(user_data: str | None, ssh_key: str | None) -> FirstBoot:
     )
 
 
-def _from_distro(app: App, name: str, distro: str, size: int, arch: str | None, first_boot: FirstBoot) -> None:
+def _create_filled(
+    app: App,
+    name: str,
+    *,
+    distro: str | None,
+    image: str | None,
+    checksum: str | None,
+    disk_size: int | None,
+    arch: str | None,
+    first_boot: FirstBoot,
+) -> None:
     from functools import partial
 
     import anyio
 
+    from tartlet.build.checksum import Checksum
     from tartlet.cli.progress import ProgressLines
-    from tartlet.vm.create import create_from_distro
+    from tartlet.vm.create import create_from_distro, create_from_image
 
-    lines = ProgressLines(plain=app.settings.plain_progress)
-    making = partial(create_from_distro, report=lines.report, disk_size=size, arch=arch, first_boot=first_boot)
-    anyio.run(making, app.store, name, distro)
+    report = ProgressLines(plain=app.settings.plain_progress).report
+    expected = None if checksum is None else Checksum.parse(checksum)
+    from_distro = partial(create_from_distro, report=report, disk_size=disk_size, arch=arch, first_boot=first_boot)
+    from_image = partial(
+        create_from_image, report=report, checksum=expected, disk_size=disk_size, arch=arch, first_boot=first_boot
+    )
+    if distro is not None:
+        anyio.run(from_distro, app.store, name, distro)
+    elif image is not None:
+        anyio.run(from_image, app.store, name, image)

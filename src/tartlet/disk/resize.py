@@ -27,15 +27,20 @@ def grow_disk(folder: Path, size: int, declared: str | None = None) -> Disk:
     impossible sizes, DiskInUse, NoSpace, FileTrouble, DamagedDisk, ForeignBacking, ToolMissing, ToolFailed.
     """
     with folder_lock(folder):
-        disk = chain_of(folder, declared).top
-        if disk.format is DiskFormat.ASIF:
-            raise InvalidArgument(f"the asif disk {disk.path} can only be resized on macOS")
-        if size > qcow2.MAX_SIZE:
-            raise InvalidArgument(f"a disk cannot have {size} bytes", f"the largest has {qcow2.MAX_SIZE}")
-        grown = disk.grown_to(size if disk.format is DiskFormat.RAW else qcow2.rounded(size))
-        if grown.size > disk.size:
-            _grow_raw(grown) if grown.format is DiskFormat.RAW else _grow_qcow2(grown)
-        return grown
+        return grow_own_disk(folder, size, declared)
+
+
+def grow_own_disk(folder: Path, size: int, declared: str | None = None) -> Disk:
+    """The same for a folder that is the caller's alone, whose file lock it may hold already, such as a work folder."""
+    disk = chain_of(folder, declared).top
+    if disk.format is DiskFormat.ASIF:
+        raise InvalidArgument(f"the asif disk {disk.path} can only be resized on macOS")
+    if size > qcow2.MAX_SIZE:
+        raise InvalidArgument(f"a disk cannot have {size} bytes", f"the largest has {qcow2.MAX_SIZE}")
+    grown = disk.grown_to(size if disk.format is DiskFormat.RAW else qcow2.rounded(size))
+    if grown.size > disk.size:
+        _grow_raw(grown) if grown.format is DiskFormat.RAW else _grow_qcow2(grown)
+    return grown
 
 
 def _grow_raw(disk: Disk) -> None:

@@ -1,8 +1,8 @@
-"""A new VM: with an empty disk, or with one built from packages."""
+"""A new VM: with an empty disk, with one built from packages, or from a published image."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from tartlet.vm.model import VmConfig, checked_new_name, host_arch
 from tartlet.vm.store import VmStore
 
 if TYPE_CHECKING:  # they bring an event loop, which an empty VM can do without
+    from tartlet.build.checksum import Checksum
     from tartlet.build.progress import Report
 
 DEFAULT_DISK_SIZE = 50 * GB
@@ -73,15 +74,46 @@ async def create_from_distro(
     """
     from tartlet.build.distro import from_distro
     from tartlet.disk.clone import stand_on
-    from tartlet.disk.resize import grow_disk
+    from tartlet.disk.resize import grow_own_disk
 
     checked_new_name(name)
     arch = arch or host_arch()
     base = await from_distro(distro, cache=store.home.cache / "distros", architecture=arch, report=report)
     with store.work_folder() as work:
         made = stand_on(base, work).format
-        grow_disk(work, disk_size or DEFAULT_DISK_SIZE, made)
+        grow_own_disk(work, disk_size or DEFAULT_DISK_SIZE, made)
         return _installed(store, work, name, arch, made, first_boot)
+
+
+async def create_from_image(
+    store: VmStore,
+    name: str,
+    source: str,
+    *,
+    report: Report,
+    checksum: Checksum | None = None,
+    disk_size: int | None = None,
+    arch: str | None = None,
+    first_boot: FirstBoot = FirstBoot(),
+) -> VmFolder:
+    """Make a VM from the disk image at a path or address, replacing a stopped VM of that name.
+
+    Its disk grows to `disk_size` bytes; without one to 50 GB, unless it is larger by itself. A guest with cloud-init
+    that is handed no user data is brought to this program's conventions. Raises as `build.cloud_image.from_image` and
+    `create_empty` do, and ShrinkRefused.
+    """
+    from tartlet.build.cloud_image import from_image
+    from tartlet.build.user_data import conventional_user_data
+    from tartlet.disk.resize import grow_own_disk
+
+    checked_new_name(name)
+    with store.work_folder() as work:
+        disk = await from_image(
+            source, work / DISK, cache=store.home.cache / "downloads", checksum=checksum, report=report
+        )
+        grow_own_disk(work, max(disk.size, DEFAULT_DISK_SIZE) if disk_size is None else disk_size, disk.format)
+        handed = replace(first_boot, user_data=first_boot.user_data or conventional_user_data())
+        return _installed(store, work, name, arch or host_arch(), disk.format, handed)
 
 
 def _installed(
