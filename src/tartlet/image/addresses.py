@@ -1,0 +1,57 @@
+"""Addresses in HTTP: where answers lead, through which proxy, and how to show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from yarl import URL
+
+from tartlet.image.registry_errors import BadAnswer
+
+
+def resolve(base: URL, location: str) -> URL:
+    """Where a `Location` leads, relative or absolute, not re-encoded: upload states hold escaped characters.
+
+    A registry behind a TLS proxy may believe that it is spoken to over plain HTTP; on the same host that is mended.
+    Raises BadAnswer.
+    """
+    try:
+        target = base.join(URL(location, encoded=True))
+        host = target.host
+    except ValueError as exc:
+        raise BadAnswer(f"{shown(base)} leads to an address that is none") from exc
+    if target.scheme not in ("http", "https") or not host:
+        raise BadAnswer(f"{shown(base)} leads to an address that is not HTTP")
+    if base.scheme == "https" and target.scheme == "http" and host == base.host:
+        port = None if target.explicit_port in (None, 80, base.port) else target.explicit_port
+        target = URL(str(target).replace("http:", "https:", 1), encoded=True).with_port(port or base.explicit_port)
+    return target
+
+
+def with_query(url: URL, text: str) -> URL:
+    """`url` with `text` added to its query as it is, the rest untouched."""
+    words = str(url)
+    return URL(f"{words}{'&' if '?' in words else '?'}{text}", encoded=True)
+
+
+def proxy_for(url: URL, environment: Mapping[str, str]) -> str | None:
+    """The proxy that the environment names for an address: `https_proxy`, `http_proxy`, `all_proxy`, but `no_proxy`.
+
+    Lower case wins over upper case, as in curl.
+    """
+
+    def value(name: str) -> str:
+        return environment.get(name) or environment.get(name.upper(), "")
+
+    host, port = url.host or "", str(url.port)
+    for entry in value("no_proxy").replace(",", " ").split():
+        name, _, only_port = entry.rpartition(":") if entry.rpartition(":")[2].isdecimal() else (entry, "", port)
+        name = name.strip("[]").removeprefix("*").lstrip(".").lower()
+        if only_port == port and (not name or host == name or host.endswith(f".{name}")):
+            return None
+    return value(f"{url.scheme}_proxy") or value("all_proxy") or None
+
+
+def shown(url: URL) -> str:
+    """`url` for people: without user, query and fragment, which may hold secrets."""
+    return str(url.with_user(None).with_query(None).with_fragment(None)) if url.absolute else url.path

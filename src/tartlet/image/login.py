@@ -1,0 +1,103 @@
+"""Proving to a registry who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+from yarl import URL
+
+from tartlet.image.addresses import shown, with_query
+from tartlet.image.challenge import Challenge, preferred
+from tartlet.image.credentials import CredentialSources
+from tartlet.image.pace import read_retry_after
+from tartlet.image.registry_errors import AuthenticationFailed, RegistryError
+from tartlet.image.secret import Credentials
+from tartlet.image.tokens import Token, TokenStore, read_token
+from tartlet.image.transport import FAILURES, RETRIED, Attempts, Transport
+
+
+class Authorizer:
+    """Makes the `Authorization` header for one repository of a registry.
+
+    It learns from the registry's challenges what is wanted, and then has a token ready before each request: a long
+    transfer never starts with one that is about to end.
+    """
+
+    def __init__(
+        self, transport: Transport, tokens: TokenStore, sources: CredentialSources, host: str, namespace: str
+    ) -> None:
+        self._transport, self._tokens, self._sources = transport, tokens, sources
+        self._host, self._namespace = host, namespace
+        self._challenge: Challenge | None = None
+        self._credentials: Credentials | None = None
+        self._asked_sources = False
+
+    async def header(self) -> str | None:
+        """What to send with the next request; None as long as the registry has asked for nothing."""
+        return None if self._challenge is None else await self._answer(self._challenge, rejected=None)
+
+    async def challenged(self, headers: list[str], rejected: str | None) -> str | None:
+        """What to send instead of `rejected`, after an answer 401 with these `WWW-Authenticate` headers.
+
+        None when there is nothing else to send. Raises BadChallenge, AuthenticationFailed.
+        """
+        self._challenge = preferred(headers)
+        return await self._answer(self._challenge, rejected=rejected)
+
+    async def _answer(self, challenge: Challenge, *, rejected: str | None) -> str | None:
+        if challenge.scheme == "basic":
+            credentials = await self._who()
+            header = credentials.basic() if credentials and not credentials.identity_token else None
+            return None if header == rejected else header
+        old = rejected.removeprefix("Bearer ") if rejected else None
+        token = await self._tokens.get(challenge, lambda: self._fetch(challenge), rejected=old)
+        return f"Bearer {token.text}"
+
+    async def _who(self) -> Credentials | None:
+        if not self._asked_sources:
+            self._credentials = await self._sources.find(self._host, self._namespace)
+            self._asked_sources = True
+        return self._credentials
+
+    async def _fetch(self, challenge: Challenge) -> Token:
+        realm = URL(challenge.realm, encoded=True)
+        if realm.scheme not in ("http", "https") or not realm.host:
+            raise AuthenticationFailed(f"the registry's token server has no address: {challenge.realm!r}")
+        credentials = await self._who()
+        wanted = [(name, challenge.directives[name]) for name in ("scope", "service") if name in challenge.directives]
+        if credentials and credentials.identity_token:
+            fields = {
+                "grant_type": "refresh_token",
+                "client_id": "tartlet",
+                "refresh_token": credentials.identity_token,
+            }
+            return await self._ask("POST", realm, {}, urlencode({**dict(wanted), **fields}).encode())
+        headers = {"Authorization": credentials.basic()} if credentials else {}
+        url = with_query(realm, urlencode(wanted)) if wanted else realm
+        return await self._ask("GET", url, headers, None)
+
+    async def _ask(self, method: str, url: URL, headers: Mapping[str, str], form: bytes | None) -> Token:
+        attempts = Attempts(self._transport.pace, url)
+        if form is not None:
+            headers = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
+        while True:
+            try:
+                async with self._transport.small(method, url, headers=headers, body=form) as response:
+                    body = await response.read()
+                    if response.status == 200:
+                        return read_token(body, server_date=response.headers.get("Date"))
+                    if response.status not in RETRIED:
+                        raise self._failure(url, response.status, body)
+                    wait = read_retry_after(response.headers.get("Retry-After"))
+                    raise RegistryError(method, shown(url), response.status, body, retry_after=wait)
+            except FAILURES as exc:
+                await attempts.failed(exc)
+
+    def _failure(self, url: URL, status: int, body: bytes) -> AuthenticationFailed:
+        who = f" to {self._credentials.username}" if self._credentials else ""
+        told = " ".join(body.decode(errors="replace").split())[:1000]
+        return AuthenticationFailed(
+            f"{shown(url)} gives no token{who} for {self._host}: {status}{' ' + told if told else ''}",
+            f"check the account's permissions, or log in anew: tart login {self._host}",
+        )
