@@ -1,0 +1,145 @@
+"""One piece of a disk on its way from or to a registry: the network, the coder and the disk work at the same time.
+
+These are the steps that pulling and pushing repeat for every piece, several pieces at a time. Memory for each: a few
+parts of a MiB on the way, whatever the size of the piece.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import anyio
+from anyio import to_thread
+from anyio.streams.memory import MemoryObjectSendStream
+
+from tartlet.image.bodies import BlobBytes, from_file
+from tartlet.image.layers import PieceEncoder, Region, zero_blob, zero_layer
+from tartlet.image.layout import Piece
+from tartlet.image.manifest import Descriptor
+from tartlet.image.piece_writer import CorruptBlob, PieceWriter
+from tartlet.image.registry import Repository
+from tartlet.image.source import DiskSource
+from tartlet.image.upload import push_blob
+
+Progress = Callable[[int], None]
+"""Told the bytes that were done since the last time: of the blob when fetching, of the disk when encoding."""
+
+_ON_THE_WAY = 3
+"""Parts that wait between the network and the decoder."""
+
+_STEPS_A_TURN = 4
+"""Steps of the encoder for each visit to a worker thread: some milliseconds, after which a cancelled task ends."""
+
+
+def _ignored(count: int) -> None:
+    """Nobody wants to know."""
+    del count
+
+
+async def fetch_piece(
+    repository: Repository,
+    piece: Piece,
+    descriptor: int,
+    path: str | os.PathLike[str],
+    *,
+    reads_as_zeros: bool,
+    progress: Progress = _ignored,
+) -> int:
+    """Download a piece into its region of the disk open for writing as `descriptor`; returns the bytes written.
+
+    `reads_as_zeros`: nothing was ever written to the region. A blob that turns out damaged is fetched once more.
+    Raises CorruptBlob, FileTrouble, and in a group what `Repository` raises.
+    """
+    writer = PieceWriter(piece, descriptor, path)
+    damage = None
+    if not reads_as_zeros:
+        await to_thread.run_sync(writer.clear)
+    for _ in range(2):
+        damage = await _received(repository, piece.blob, writer, progress)
+        if damage is None:
+            return writer.written
+        progress(-writer.received)
+        writer = PieceWriter(piece, descriptor, path)
+        await to_thread.run_sync(writer.clear)
+    raise damage or RuntimeError
+
+
+async def _received(
+    repository: Repository, blob: Descriptor, writer: PieceWriter, progress: Progress
+) -> CorruptBlob | None:
+    """Take in a whole blob; what is wrong with it, if something is."""
+    sending, receiving = anyio.create_memory_object_stream[bytes](_ON_THE_WAY)
+    async with anyio.create_task_group() as tasks, receiving:
+        tasks.start_soon(_send, repository, blob, sending)
+        try:
+            async for part in receiving:
+                progress(len(part))
+                await to_thread.run_sync(writer.feed, part)
+            await to_thread.run_sync(writer.finish)
+        except CorruptBlob as exc:
+            tasks.cancel_scope.cancel()
+            return exc
+    return None
+
+
+async def _send(repository: Repository, blob: Descriptor, sending: MemoryObjectSendStream[bytes]) -> None:
+    async with sending, aclosing(repository.stream_blob(blob)) as parts:
+        async for part in parts:
+            await sending.send(part)
+
+
+async def encode_piece(
+    source: DiskSource, region: Region, spool: int, *, progress: Progress = _ignored
+) -> tuple[Descriptor, BlobBytes]:
+    """Turn a region of a disk into a layer and its bytes, which go to the file `spool` unless they are all zeros.
+
+    The bytes can be read as long as `spool` is open. Raises FileTrouble, OSError.
+    """
+    zeros = await to_thread.run_sync(zero_layer, source, region)
+    if zeros is not None:
+        progress(region.size)
+        return zeros, from_zeros(region.size)
+    encoder, at = PieceEncoder(source, region), 0
+    while written := await to_thread.run_sync(_turn, encoder, spool, at):
+        at += written
+        progress(encoder.take_done())
+    return encoder.descriptor, from_file(spool)
+
+
+def _turn(encoder: PieceEncoder, spool: int, at: int) -> int:
+    parts = [part for part in (encoder.step() for _ in range(_STEPS_A_TURN)) if part]
+    rest = memoryview(b"".join(parts))
+    total = len(rest)
+    while rest:
+        rest = rest[os.pwrite(spool, rest, at + total - len(rest)) :]
+    return total
+
+
+def from_zeros(size: int) -> BlobBytes:
+    """The blob of a layer of `size` zero bytes."""
+
+    async def parts(start: int, end: int) -> AsyncGenerator[bytes]:
+        at = 0
+        for part in zero_blob(size):
+            wanted = part[max(0, start - at) : max(0, end - at)]
+            at += len(part)
+            if wanted:
+                yield wanted
+
+    return parts
+
+
+async def push_piece(
+    repository: Repository,
+    source: DiskSource,
+    region: Region,
+    spool: int,
+    *,
+    chunk_size: int = 0,
+    mount_from: str | None = None,
+) -> tuple[Descriptor, int]:
+    """Encode a region and have its layer in the repository; returns the layer and the bytes that had to be sent."""
+    layer, data = await encode_piece(source, region, spool)
+    return layer, await push_blob(repository, layer, data, chunk_size=chunk_size, mount_from=mount_from)
