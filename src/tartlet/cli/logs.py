@@ -13,6 +13,7 @@ from tartlet.cli.candidates import local_vms
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.errors import FileTrouble, InvalidArgument, UserError
+from tartlet.host.bounded_log import first_byte
 
 _PIECE = 65536
 _LOOK_EVERY = 0.2
@@ -46,6 +47,7 @@ def _shown(name: str, log: Path, running: Callable[[], bool]) -> None:
     except OSError as exc:
         raise FileTrouble("cannot read the log", log, exc) from exc
     with source:
+        source.seek(first_byte(source.fileno()))
         while True:
             # Asked before reading: what was written before the end is not missed.
             more_to_come = running()

@@ -13,6 +13,7 @@ import anyio
 
 from tartlet.errors import UserError
 from tartlet.guest.qga import QemuGuestAgent
+from tartlet.host.bounded_log import shorten
 from tartlet.host.files import sync_folder
 from tartlet.host.scratch import scratch_folder
 from tartlet.host.sockets import listening
@@ -28,6 +29,12 @@ from tartlet.vm.run_log import RunLog
 
 _QUIT_TIMEOUT = 5
 """Seconds QEMU gets to flush its disks and end when the power is cut; then it is killed."""
+
+_LONGEST_LOG = 16 << 20
+"""Bytes kept of what the guest or QEMU says."""
+
+_LOG_INTERVAL = 5
+"""Seconds between looks at the logs' sizes."""
 
 _CLOCK_TIMEOUT = 60
 """Seconds a resumed guest's agent gets to take the time."""
@@ -69,9 +76,20 @@ class RunningVm:
             await held.enter_async_context(serving(listener, QgaCommands(self.agent, self.plan.mac)))
             record.write(self.folder, self.plan.network.record)
             tasks.start_soon(self._watch_network)
+            tasks.start_soon(self._keep_logs_short)
             if resumed:
                 tasks.start_soon(self._correct_clock)
             yield
+
+    async def _keep_logs_short(self) -> None:
+        """A guest decides what goes into these logs; it shall not fill the host's disk."""
+        while True:
+            await anyio.sleep(_LOG_INTERVAL)
+            for name in ("serial.log", "qemu.log"):
+                try:
+                    shorten(self.folder / name, _LONGEST_LOG)
+                except OSError as exc:
+                    self._log.note(f"{name} could not be shortened: {exc.strerror}")
 
     async def _watch_network(self) -> None:
         raise await self.plan.network.lost()
