@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
-
-from tartlet.host.files import suppress_unsupported
 
 _KEEP_SIZE, _PUNCH_HOLE = 0x1, 0x2
 """fallocate(2)."""
@@ -47,9 +46,9 @@ def _punched(descriptor: int, size: int) -> bool:
     if sys.platform != "linux":
         return False
     libc = ctypes.CDLL(None, use_errno=True)
-    with suppress_unsupported():
-        if libc.fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return True
-    return False
+    if libc.fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)):
+        number = ctypes.get_errno()
+        if number in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return False
+        raise OSError(number, os.strerror(number))
+    return True
