@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -138,7 +139,7 @@ class Front:
 
 
 @asynccontextmanager
-async def front(upstream: str) -> AsyncGenerator[Front]:
+async def front(upstream: str, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Front]:
     """A front before the registry at `upstream` for the length of the block."""
     state = Front(upstream)
     async with aiohttp.ClientSession(auto_decompress=False) as session:
@@ -148,7 +149,7 @@ async def front(upstream: str) -> AsyncGenerator[Front]:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
+            site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
             await site.start()
             host, port = runner.addresses[0][:2]
             state.host = f"{host}:{port}"
@@ -225,7 +226,8 @@ class _Server:
         headers = {key: value for key, value in request.headers.items() if key not in ("Authorization", "Connection")}
         if fault and fault.ignore_range:
             headers.pop("Range", None)
-        url = f"http://{self._state.upstream}{request.raw_path}"
+        path = URL(request.raw_path, encoded=True).raw_path_qs  # a proxy gets the whole address
+        url = f"http://{self._state.upstream}{path}"
         async with self._session.request(
             request.method, URL(url, encoded=True), headers=headers, data=BytesIO(body), allow_redirects=False
         ) as answer:

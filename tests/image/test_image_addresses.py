@@ -35,7 +35,18 @@ def test_where_a_location_leads(base: str, location: str, target: str) -> None:
     assert str(resolve(URL(base), location)) == target
 
 
-@pytest.mark.parametrize("location", ["ftp://h/x", "file:///etc/passwd", "http://", "http://h:99999x/", "mailto:a@b"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "ftp://h/x",
+        "file:///etc/passwd",
+        "http://",
+        "http://h:99999x/",
+        "mailto:a@b",
+        "http://other/x",
+        "http://example.com:8080/x",
+    ],
+)
 def test_a_location_that_leads_nowhere_is_refused(location: str) -> None:
     with pytest.raises(BadAnswer):
         resolve(BASE, location)

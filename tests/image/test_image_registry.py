@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import random
 import socket
+import ssl
+import subprocess
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -543,3 +545,45 @@ async def test_credentials_are_looked_up_once_and_only_when_asked(before: Front,
         for digest in (FOX_DIGEST, digest_of(b"")):
             await repository.has_blob(digest)
     assert asked == [(before.host, "a/b")]
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody else vouches for, and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    paths = folder / "certificate.pem", folder / "key.pem"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=tests"]
+    files = ["-out", str(paths[0]), "-keyout", str(paths[1]), "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*words, *files], check=True, capture_output=True, timeout=60)
+    return paths
+
+
+async def test_a_registry_with_a_certificate_of_its_own(
+    registry_host: str, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(*certificate)
+    nobody = {"HOME": str(tmp_path)}
+    async with front(registry_host, tls) as before:
+        async with opened(environment=nobody, ca_file=str(certificate[0])) as registries:
+            repository = registries.repository(before.host, fresh())
+            before.faults.append(Fault("POST", UPLOADS, status=202, headers={"Location": f"http://{before.host}/v2/x"}))
+            with pytest.raises(NotInRegistry):  # the place it named, reached over TLS all the same
+                await push_blob(repository, octets(FOX), from_bytes(FOX))
+            await push_blob(repository, octets(FOX), from_bytes(FOX))
+            assert await repository.read_blob(octets(FOX)) == FOX
+            before.faults.append(Fault("GET", BLOBS, status=307, headers={"Location": f"http://{registry_host}/x"}))
+            with pytest.raises(BadAnswer, match="from HTTPS to plain HTTP"):
+                await repository.read_blob(octets(FOX))
+        async with opened(environment=nobody) as registries:
+            with pytest.raises(RegistryUnreachable) as refused:
+                await registries.repository(before.host, "a").ping()
+            assert "SSL_CERT_FILE" in str(refused.value.hint)
+
+
+async def test_requests_go_through_the_proxy_of_the_environment(before: Front, tmp_path: Path) -> None:
+    """The front is the proxy of a registry whose name nobody knows."""
+    async with client(tmp_path, {"http_proxy": f"http://{before.host}"}) as registries:
+        repository = registries.repository("registry.invalid:5000", fresh())
+        assert not await repository.has_blob(FOX_DIGEST)
+    assert before.seen[0].headers["Host"] == "registry.invalid:5000"

@@ -22,9 +22,11 @@ def resolve(base: URL, location: str) -> URL:
         raise BadAnswer(f"{shown(base)} leads to an address that is none") from exc
     if target.scheme not in ("http", "https") or not host:
         raise BadAnswer(f"{shown(base)} leads to an address that is not HTTP")
-    if base.scheme == "https" and target.scheme == "http" and host == base.host:
-        port = None if target.explicit_port in (None, 80, base.port) else target.explicit_port
-        target = URL(str(target).replace("http:", "https:", 1), encoded=True).with_port(port or base.explicit_port)
+    if base.scheme == "https" and target.scheme == "http":
+        if host != base.host or target.explicit_port not in (None, 80, base.port):
+            raise BadAnswer(f"{shown(base)} leads from HTTPS to plain HTTP")
+        secure = str(target).replace("http:", "https:", 1)
+        target = URL(secure, encoded=True).with_port(base.explicit_port)
     return target
 
 

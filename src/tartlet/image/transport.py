@@ -83,8 +83,6 @@ class Transport:
                     yield response
                     return
                 target = resolve(url, response.headers["Location"])
-            if url.scheme == "https" and target.scheme != "https":
-                raise BadAnswer(f"{shown(url)} leads from HTTPS to {target.scheme}")
             if target.origin() != origin:
                 headers.pop("Authorization", None)
             url = target
