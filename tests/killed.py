@@ -1,56 +1,86 @@
-"""Kill a Python program with SIGKILL before its n-th system call that changes something, for every n.
+"""Kill a piece of work with SIGKILL at every point where that could make a difference, one point after the other.
 
-The code under test knows nothing of it: the interpreter tells the child of each call into the C modules that wrap
-the system's, and the child counts those that can leave a trace or take time.
+Each attempt runs in a forked child, so what it leaves behind is what a real death leaves: files, no clean-up. The work
+knows nothing of it: the interpreter tells the child of each call into the C modules that wrap the system's, and of each
+line of the program.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
-_COUNTED = """
+import tartlet
+
+_PROGRAM = str(Path(tartlet.__file__).parent)
+
+_CALLS = """
 chmod chown copy_file_range fork_exec fsync ftruncate ioctl link mkdir open posix_fallocate pwrite rename replace rmdir
 sendfile symlink truncate unlink utime waitpid write
 """
 """Being killed before another one (read, close) leaves the same world as before the next of these."""
 
-_CHILD = """
-import os, signal, sys
 
-counted = frozenset({counted!r}.split())
-left = {point}
+def deaths(work: Callable[[], object], *, lines: bool = True) -> Iterator[int]:
+    """Run `work` again and again, killed one point later each time; gives the point's number after each death.
 
-def before(frame, event, what):
-    global left
-    if event == "c_call" and what.__name__ in counted:
-        left -= 1
-        if not left:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-{imports}
-sys.setprofile(before)
-{action}
-sys.setprofile(None)
-"""
-
-
-def killed_everywhere(imports: str, action: str, *arguments: str | os.PathLike[str]) -> Iterator[int]:
-    """Run `action` (Python, after `imports`, `sys.argv[1:]` are the arguments) again and again, killed one call later.
-
-    Gives the number of each point where it was killed, after the kill; ends when the action came to its end.
-    The caller puts the world back before asking for the next.
+    A point is a system call that changes something or takes time, and with `lines` each line of the program too, which
+    also finds calls that go through ctypes and takes much longer. Ends with the first attempt that reaches its end
+    alive; one that fails by itself is an error here. The caller puts the world back before asking for the next.
     """
     point = 1
-    while True:
-        script = _CHILD.format(counted=_COUNTED, point=point, imports=imports, action=action)
-        child = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
-        if child.returncode == 0:
-            assert point > 1, "the action makes no system call that counts"
-            return
-        assert child.returncode == -signal.SIGKILL, child.stderr
+    while _dies_at(point, work, lines=lines):
         yield point
         point += 1
+    assert point > 1, "the work has no point to die at"
+
+
+def _dies_at(point: int, work: Callable[[], object], *, lines: bool) -> bool:
+    child = os.fork()
+    if child == 0:
+        _work_until(point, work, lines=lines)
+    _, status = os.waitpid(child, 0)
+    ended = os.waitstatus_to_exitcode(status)
+    assert ended in (0, -signal.SIGKILL), f"the work failed by itself at point {point}, exit code {ended}"
+    return ended == -signal.SIGKILL
+
+
+def _work_until(point: int, work: Callable[[], object], *, lines: bool) -> None:
+    reached, counted = 0, frozenset(_CALLS.split())
+
+    def reach() -> None:
+        nonlocal reached
+        reached += 1
+        if reached == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def at_line(frame: FrameType, event: str, _: Any) -> Any:  # noqa: ANN401 - the shape sys.settrace asks for
+        if not frame.f_code.co_filename.startswith(_PROGRAM):
+            return None
+        if event == "line":
+            reach()
+        return at_line
+
+    def at_call(_: FrameType, event: str, what: Any) -> None:  # noqa: ANN401 - the shape sys.setprofile asks for
+        if event == "c_call" and what.__name__ in counted:
+            reach()
+
+    code = 0
+    try:
+        if lines:
+            sys.settrace(at_line)
+        sys.setprofile(at_call)
+        work()
+        sys.setprofile(None)
+    except BaseException:  # noqa: BLE001 - a forked test must not go on as a second pytest
+        sys.setprofile(None)
+        traceback.print_exc()
+        code = 1
+    finally:
+        os._exit(code)

@@ -11,16 +11,14 @@ from pathlib import Path
 import pytest
 
 from disk_files import check, empty_folder, guest_sees, guest_writes, run, vm_folder
-from killed import killed_everywhere
+from killed import deaths
 from tartlet.disk.chain import chain_of
 from tartlet.disk.clone import clone_disk
 from tartlet.disk.freeze import MAX_BASES, freeze
+from tartlet.disk.replace import replace_disk, replacement
 from tartlet.disk.resize import grow_disk
 from tartlet.host.locks import try_file_lock
 from tartlet.units import MIB
-
-IMPORTS = "from pathlib import Path; import tartlet.host.process; from tartlet.disk.clone import clone_disk"
-CLONE = "clone_disk(Path(sys.argv[1]), Path(sys.argv[2]), running=False, declared='raw')"
 
 
 def layered(folder: Path, layers: int) -> Path:
@@ -59,7 +57,7 @@ def test_a_clone_killed_at_any_point(tmp_path: Path, layers: int) -> None:
         target.mkdir()
 
     fresh()
-    for point in killed_everywhere(IMPORTS, CLONE, source, target):
+    for point in deaths(lambda: clone_disk(source, target, running=False, declared="raw"), lines=False):
         points += 1
         lock = try_file_lock(source)
         assert lock is not None, f"still locked after point {point}"
@@ -86,7 +84,7 @@ def test_a_guest_that_runs_after_a_killed_freeze_keeps_what_it_writes(tmp_path: 
     source, target = tmp_path / "a", tmp_path / "b"
     run("cp", "-a", original, source)
     target.mkdir()
-    for point in killed_everywhere(IMPORTS, CLONE, source, target):
+    for point in deaths(lambda: clone_disk(source, target, running=False, declared="raw"), lines=False):
         guest_writes(source, MIB, 65536, point % 255 + 1)
         seen = guest_sees(source)
         clone_disk(source, empty_folder(tmp_path / "c"), running=False)
@@ -104,8 +102,7 @@ def test_growing_killed_at_any_point(tmp_path: Path, layers: int) -> None:
     before = guest_sees(original)
     source = tmp_path / "a"
     run("cp", "-a", original, source)
-    imports = "from pathlib import Path; import tartlet.host.process; from tartlet.disk.resize import grow_disk"
-    for _ in killed_everywhere(imports, "grow_disk(Path(sys.argv[1]), 20 << 20)", source):
+    for _ in deaths(lambda: grow_disk(source, 20 * MIB), lines=False):
         settled(source)
         assert guest_sees(source) in (before, before + bytes(8 * MIB))
         grow_disk(source, 20 * MIB)
@@ -122,12 +119,12 @@ def test_replacing_killed_at_any_point(tmp_path: Path, layers: int) -> None:
     source, image = tmp_path / "a", tmp_path / "image"
     image.write_bytes(b"new" * MIB)
     run("cp", "-a", original, source)
-    imports = "from pathlib import Path; from tartlet.disk.replace import replace_disk, replacement"
-    action = (
-        "new = Path(sys.argv[2]).with_name('set-disk'); replacement(Path(sys.argv[2]), new); "
-        "replace_disk(Path(sys.argv[1]), new)"
-    )
-    for _ in killed_everywhere(imports, action, source, image):
+
+    def replaced() -> None:
+        replacement(image, tmp_path / "set-disk")
+        replace_disk(source, tmp_path / "set-disk")
+
+    for _ in deaths(replaced, lines=False):
         assert guest_sees(source) in (before, image.read_bytes())
         (tmp_path / "set-disk").unlink(missing_ok=True)
         shutil.rmtree(source)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kill_points import deaths
+from killed import deaths
 from tartlet.errors import FileTrouble, InvalidArgument
 from tartlet.host import access_time, scratch
 from tartlet.host.files import write_in_place

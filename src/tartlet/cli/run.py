@@ -129,4 +129,4 @@ def _background(vm: VmFolder, *, wait_ready: bool) -> Background:
     """Fork, before anything here has threads or an event loop; only the child returns."""
     from tartlet.vm.detach import into_background
 
-    return into_background(vm.name, vm.run_log_path, until_agent=wait_ready)
+    return into_background(vm, until_agent=wait_ready)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from uuid import uuid4
 
 from tartlet.disk.chain import chain_of
-from tartlet.disk.model import inspect
+from tartlet.disk.model import DISK, Disk, DiskFormat
 from tartlet.disk.replace import replace_disk, replacement
-from tartlet.disk.resize import grow_disk
+from tartlet.disk.resize import grow_disk, grow_own_disk
 from tartlet.errors import InvalidArgument, UserError
+from tartlet.host.files import removed
 from tartlet.vm.folder import Layout, VmFolder
 from tartlet.vm.model import VmConfig, VmState
-from tartlet.vm.store import VmRunning, VmStore, not_running
+from tartlet.vm.store import VmRunning, VmStore
 
 
 class VmSuspended(UserError):
@@ -62,24 +60,28 @@ def change(store: VmStore, name: str, changes: Changes) -> VmConfig:
 
     A disk can only be replaced or grown while its guest is neither running nor suspended; a running VM's raw disk may
     grow. Raises VmMissing, VmIncomplete, ResourcesTooSmall, ShrinkRefused, VmRunning, VmSuspended, InvalidArgument,
-    NoSpace, FileTrouble.
+    DiskInUse, NoSpace, FileTrouble.
     """
     vm = store.open(name)
+    if changes.disk is not None:
+        return _with_disk(store, vm, changes, changes.disk)
     before = vm.config()
     after = changes.applied_to(before)
-    _check_disk(vm, before, changes)
-    store.save_config(vm, before, after)
-    if changes.disk is not None:
-        with _temporary(store) as temporary:
-            after = _with_disk(store, vm, after, changes.disk, temporary)
-    if changes.disk_size is not None:
-        grow_disk(vm.path, changes.disk_size, after.disk_format)
+    if changes.disk_size is None:
+        store.save_config(vm, before, after)
+        return after
+    with store.alone():  # nobody starts the VM between the check and the change
+        disk = _checked_disk(vm, before, changes)
+        disk.grown_to(changes.disk_size)
+        if changes.random_mac:
+            removed(vm.state_path)  # before the disk is another than the saved machine knows
+        grow_disk(vm.path, changes.disk_size, before.disk_format)
+        store.save_config(vm, before, after)
     return after
 
 
-def _check_disk(vm: VmFolder, config: VmConfig, changes: Changes) -> None:
-    if changes.disk is None and changes.disk_size is None:
-        return
+def _checked_disk(vm: VmFolder, config: VmConfig, changes: Changes) -> Disk:
+    """The disk of a VM, if it may be changed now."""
     if vm.layout() is Layout.STACKED_VM:
         if changes.disk is not None:
             raise InvalidArgument(f'VM "{vm.name}" has a stacked disk, which cannot be replaced', "clone a flat image")
@@ -87,28 +89,32 @@ def _check_disk(vm: VmFolder, config: VmConfig, changes: Changes) -> None:
     state = vm.state()
     if state is VmState.SUSPENDED and not changes.random_mac:
         raise VmSuspended(vm.name)
-    if state is VmState.RUNNING and changes.disk is not None:
+    disk = chain_of(vm.path, config.disk_format).top
+    if state is VmState.RUNNING and (changes.disk is not None or disk.format is not DiskFormat.RAW):
         raise VmRunning(vm.name)
-    disk = inspect(changes.disk) if changes.disk is not None else chain_of(vm.path, config.disk_format).top
-    if changes.disk_size is not None:
-        disk.grown_to(changes.disk_size)
+    return disk
 
 
-def _with_disk(store: VmStore, vm: VmFolder, config: VmConfig, source: Path, temporary: Path) -> VmConfig:
-    """A qcow2 disk is believed only while the config says so: it says so before the disk changes, and raw after."""
-    disk = replacement(source, temporary)
-    new = replace(config, disk_format=str(disk.format))
-    if disk.format != "raw":
-        store.save_config(vm, config, new)
-    with not_running(vm):
-        replace_disk(vm.path, temporary)
-    if disk.format == "raw":
-        store.save_config(vm, config, new)
-    return new
+def _with_disk(store: VmStore, vm: VmFolder, changes: Changes, source: Path) -> VmConfig:
+    """The new disk is copied, and grown, beside the old one; then both it and the configuration are put in place.
 
-
-@contextmanager
-def _temporary(store: VmStore) -> Generator[Path]:
-    """A name in `tmp` for one file, in a locked folder so that no collector takes it."""
+    A qcow2 disk is believed only while the config says so: it says so before the disk changes, and raw after.
+    """
+    changes.applied_to(vm.config())
+    _checked_disk(vm, vm.config(), changes)
     with store.work_folder() as work:
-        yield work / f"set-disk-{str(uuid4()).upper()}"
+        disk = replacement(source, work / DISK)
+        if changes.disk_size is not None:
+            grow_own_disk(work, changes.disk_size, disk.format)
+        with store.alone():
+            before = vm.config()
+            _checked_disk(vm, before, changes)
+            after = replace(changes.applied_to(before), disk_format=str(disk.format))
+            if changes.random_mac:
+                removed(vm.state_path)
+            if disk.format is DiskFormat.QCOW2:
+                store.save_config(vm, before, after)
+            replace_disk(vm.path, work / DISK)
+            if disk.format is not DiskFormat.QCOW2:
+                store.save_config(vm, before, after)
+    return after

@@ -61,7 +61,8 @@ def _copied_disk(source: VmFolder, config: VmConfig, work: Path) -> CloneReport:
     with closing(os.fdopen(lock, "rb")):
         report = clone_disk(source.path, work, running=False, declared=config.disk_format)
     if report.source_format != config.disk_format:
-        config_file.write(source.config_path, replace(config, disk_format=str(report.source_format)))
+        now = source.config()  # read again: copying may have taken long, and `set` needs no lock
+        config_file.write(source.config_path, replace(now, disk_format=str(report.source_format)))
     return report
 
 
@@ -69,7 +70,7 @@ def _copied(file: Path, folder: Path) -> None:
     """A file that is small, or that nobody writes any more (a saved machine): shared where possible, else copied."""
     target = folder / file.name
     if not reflink(file, target):
-        sparse_copy(file, target)
+        sparse_copy(file, target, sync=True)
 
 
 def _renew_seed(seed: Path, name: str) -> None:

@@ -7,6 +7,7 @@ ends as the child ended.
 
 from __future__ import annotations
 
+import enum
 import os
 import select
 import signal
@@ -18,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 
 from tartlet.errors import UserError
+from tartlet.vm.ended import LastRun, last_run_in
+from tartlet.vm.folder import VmFolder
 
 _RUNNING = b"R"
 _ANSWERS = b"A"
@@ -30,9 +33,26 @@ class NotReadyInTime(UserError):
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(
-            f'VM "{name}" runs, but its guest agent did not answer within {seconds:.0f} seconds',
+            f'VM "{name}" runs, but its guest agent did not answer within {seconds:g} seconds',
             f"look at `tart logs {name} --serial` and `tart doctor {name}`; the VM is left running",
         )
+
+
+class EndedBeforeReady(UserError):
+    """The VM ran, and ended before its agent answered."""
+
+    def __init__(self, name: str, run: LastRun) -> None:
+        super().__init__(
+            f'VM "{name}" ended before its guest agent answered: {run.said()}',
+            f"look at `tart logs {name}` and `tart logs {name} --serial`",
+        )
+        self.run = run
+
+
+class _Heard(enum.Enum):
+    WORD = enum.auto()
+    END = enum.auto()
+    NOTHING_IN_TIME = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +84,10 @@ class Background:
             os.write(self._pipe, word)
 
 
-def into_background(name: str, log: Path, *, until_agent: bool) -> Background:
+def into_background(vm: VmFolder, *, until_agent: bool, patience: float = READY_TIMEOUT) -> Background:
     """Fork. The child returns; the parent waits for it and ends the process (SystemExit).
 
-    Raises NotReadyInTime in the parent.
+    `patience` is how many seconds the agent gets. Raises NotReadyInTime and EndedBeforeReady in the parent.
     """
     reading, writing = os.pipe()
     sys.stdout.flush()
@@ -76,17 +96,26 @@ def into_background(name: str, log: Path, *, until_agent: bool) -> Background:
     if child == 0:
         os.close(reading)
         os.setsid()
-        return Background(writing, log)
+        return Background(writing, vm.run_log_path)
     os.close(writing)
     _pass_interrupts_to(child)
-    if _heard(reading, _RUNNING, None):
-        if until_agent and not _heard(reading, _ANSWERS, READY_TIMEOUT):
-            if _ended(child):
-                sys.exit(1)
-            raise NotReadyInTime(name, READY_TIMEOUT)
-        sys.exit(0)
-    _, status = os.waitpid(child, 0)
-    sys.exit(os.waitstatus_to_exitcode(status) or 1)
+    with vm.opened() as folder:
+        if _heard(reading, _RUNNING, None) is not _Heard.WORD:
+            _, status = os.waitpid(child, 0)
+            sys.exit(_exit_code(status) or 1)
+        heard = _heard(reading, _ANSWERS, patience) if until_agent else _Heard.WORD
+        if heard is _Heard.NOTHING_IN_TIME:
+            raise NotReadyInTime(vm.name, patience)
+        if heard is _Heard.END:
+            os.waitpid(child, 0)
+            raise EndedBeforeReady(vm.name, last_run_in(folder))
+    sys.exit(0)
+
+
+def _exit_code(status: int) -> int:
+    """The child's, as a shell tells it."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
 
 
 def _pass_interrupts_to(child: int) -> None:
@@ -97,19 +126,16 @@ def _pass_interrupts_to(child: int) -> None:
     signal.signal(signal.SIGINT, pass_on)
 
 
-def _heard(pipe: int, word: bytes, seconds: float | None) -> bool:
-    """Whether `word` comes out of the pipe before its end, and in time."""
+def _heard(pipe: int, word: bytes, seconds: float | None) -> _Heard:
+    """Whether `word` comes out of the pipe, before its end and in time."""
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         ready, _, _ = select.select([pipe], [], [], left)
-        said = os.read(pipe, 1) if ready else b""
+        if not ready:
+            return _Heard.NOTHING_IN_TIME
+        said = os.read(pipe, 1)
         if said == word:
-            return True
+            return _Heard.WORD
         if not said:
-            return False
-
-
-def _ended(child: int) -> bool:
-    pid, _ = os.waitpid(child, os.WNOHANG)
-    return pid == child
+            return _Heard.END

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import enum
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tartlet.errors import UserError
 from tartlet.host.locks import lock_holder
 from tartlet.vm.model import VmConfig, VmState
+
+STATE = "state.vzvmsave"
+"""The saved machine of a suspended VM; its presence means suspended."""
 
 
 class Layout(enum.Enum):
@@ -59,7 +64,7 @@ class VmFolder:
     @property
     def state_path(self) -> Path:
         """The saved machine of a suspended VM."""
-        return self.path / "state.vzvmsave"
+        return self.path / STATE
 
     @property
     def seed_path(self) -> Path:
@@ -80,6 +85,15 @@ class VmFolder:
     def serial_log_path(self) -> Path:
         """What the guest wrote to its serial console during the last run."""
         return self.path / "serial.log"
+
+    @contextmanager
+    def opened(self) -> Generator[int]:
+        """A descriptor of the folder, which means this VM even when it is renamed. Raises OSError."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def layout(self) -> Layout:
         """How the disk is kept, told by which files exist."""

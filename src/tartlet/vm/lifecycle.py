@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 
-from tartlet.errors import UserError
+from tartlet.errors import FileTrouble, UserError
 from tartlet.host.files import removed, sync_folder
 from tartlet.host.locks import try_file_lock, try_process_lock
 from tartlet.hypervisor import accel, qmp, state_file
@@ -20,7 +20,8 @@ from tartlet.hypervisor.process import Process, QemuCrashed, spawned
 from tartlet.hypervisor.qmp import Monitor, MonitorUnreachable
 from tartlet.hypervisor.state_file import SavedState
 from tartlet.vm import console
-from tartlet.vm.folder import VmFolder
+from tartlet.vm.ended import recorded
+from tartlet.vm.folder import STATE, VmFolder
 from tartlet.vm.live import RunningVm
 from tartlet.vm.model import VmConfig
 from tartlet.vm.options import RunOptions
@@ -58,17 +59,17 @@ async def running(
             plan = await held.enter_async_context(planned(vm, config, options, log.note))
             state = held.enter_context(_saved_state(vm, plan))
             folder = held.enter_context(_locked(vm))
+            record = held.enter_context(recorded(folder))
         process, monitor = await held.enter_async_context(
             _powered_on(vm, plan, restored=state is not None, announce=log.announce)
         )
         events = held.enter_context(monitor.listening("SHUTDOWN", "VSERPORT_CHANGE"))
         if state is not None:
             await state_file.restore(monitor, state)
-            _forget(vm)
+            _forget(folder)
         await console.opened(monitor, options, log)
         await monitor.cont()
-        live = RunningVm(store.home.tmp, folder, plan, process, monitor, events, log)
-        held.push(live.note_failure)
+        live = RunningVm(store.home.tmp, folder, plan, process, monitor, events, log, record)
         await held.enter_async_context(live.served(resumed=state is not None))
         yield live
 
@@ -120,12 +121,9 @@ def _locked(vm: VmFolder) -> Generator[Path]:
     with closing(os.fdopen(lock, "rb")):
         if not _is_still(vm.config_path, lock):
             raise VmMissing(vm.name)
-        folder = os.open(vm.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with vm.opened() as folder:
             by_descriptor = Path(f"/proc/self/fd/{folder}")
             yield by_descriptor if by_descriptor.exists() else vm.path
-        finally:
-            os.close(folder)
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
@@ -180,7 +178,11 @@ async def _attempt(
         yield process, monitor
 
 
-def _forget(vm: VmFolder) -> None:
+def _forget(folder: Path) -> None:
     """Delete the saved state before its guest goes on: once the disk changes, going back would ruin it."""
-    removed(vm.state_path)
-    sync_folder(vm.path)
+    state = folder / STATE
+    try:
+        removed(state)
+        sync_folder(folder)
+    except OSError as exc:
+        raise FileTrouble("cannot delete the saved state", state, exc) from exc

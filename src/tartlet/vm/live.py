@@ -14,16 +14,17 @@ import anyio
 from tartlet.errors import UserError
 from tartlet.guest.qga import QemuGuestAgent
 from tartlet.host.bounded_log import shorten
-from tartlet.host.files import sync_folder
+from tartlet.host.files import removed, sync_folder
 from tartlet.host.scratch import scratch_folder
 from tartlet.host.sockets import listening
 from tartlet.hypervisor import state_file
 from tartlet.hypervisor.devices import GUEST_AGENT_PORT
 from tartlet.hypervisor.process import Process
 from tartlet.hypervisor.qmp import Event, Events, Monitor
+from tartlet.hypervisor.state_file import SaveFailed
 from tartlet.network import record
-from tartlet.vm import ended
-from tartlet.vm.ended import Ending, LastRun
+from tartlet.vm.ended import Ending, LastRun, RunRecord
+from tartlet.vm.folder import STATE
 from tartlet.vm.plan import Plan
 from tartlet.vm.run_log import RunLog
 
@@ -44,7 +45,15 @@ class RunningVm:
     """One live VM, as `lifecycle.running` gives it out."""
 
     def __init__(
-        self, tmp: Path, folder: Path, plan: Plan, process: Process, monitor: Monitor, events: Events, log: RunLog
+        self,
+        tmp: Path,
+        folder: Path,
+        plan: Plan,
+        process: Process,
+        monitor: Monitor,
+        events: Events,
+        log: RunLog,
+        record: RunRecord,
     ) -> None:
         self.folder = folder
         """The VM's folder by a name that stays right when the VM is renamed."""
@@ -54,11 +63,11 @@ class RunningVm:
         self.agent = QemuGuestAgent(plan.agent)
         self.announce = log.announce
         """Notes a line in the run's log and tells it to whoever watches."""
-        self._tmp, self._events, self._log = tmp, events, log
-        self._begun = ended.begin(folder)
+        process.log_file = folder / process.log_file.name  # its crash is told even when the VM has been renamed
+        self._tmp, self._events, self._log, self._record = tmp, events, log, record
         self._decided: Ending | None = None
+        self._suspending = False
         self._shutdown: Event | None = None
-        self._last: LastRun | None = None
 
     @asynccontextmanager
     async def served(self, *, resumed: bool) -> AsyncGenerator[None]:
@@ -102,6 +111,9 @@ class RunningVm:
     async def power_off(self) -> None:
         """Cut the power: the guest is not asked, its disks are flushed. Returns when QEMU has ended."""
         self._decided = self._decided or Ending.STOPPED
+        await self._quit()
+
+    async def _quit(self) -> None:
         with anyio.move_on_after(_QUIT_TIMEOUT):
             await self.monitor.quit()
             await self.process.wait()
@@ -113,16 +125,39 @@ class RunningVm:
         await self.monitor.powerdown()
 
     async def suspend(self) -> None:
-        """Save the machine to the VM's folder and end it. Raises SaveFailed (then it goes on), MonitorUnreachable."""
-        self.announce("Suspending VM...")
+        """Save the machine to the VM's folder and end it. Raises SaveFailed (then it goes on), MonitorUnreachable.
+
+        When the power is cut meanwhile, that wins. Asked again meanwhile, nothing more is done.
+        """
+        if self._suspending:  # a second save would fail, and then let the guest go on behind the first one's back
+            self.announce("The VM is being suspended already.")
+            return
+        self._suspending = True
+        try:
+            self.announce("Suspending VM...")
+            size = await self._saved()
+        finally:
+            self._suspending = self._decided is Ending.SUSPENDED
+        if self._decided is Ending.SUSPENDED:
+            self.announce(f"VM suspended: {size // 1_000_000} MB saved")
+            await self._quit()
+
+    async def _saved(self) -> int:
+        """Bytes of the state, which is in its place when this ends with the decision to suspend."""
         with scratch_folder(self._tmp) as work:
-            part = work / "state"
+            part = work / STATE
             size = await state_file.save(self.monitor, part, self.plan.fingerprint)
-            os.replace(part, self.folder / "state.vzvmsave")
-            sync_folder(self.folder)
-        self._decided = Ending.SUSPENDED
-        self.announce(f"VM suspended: {size // 1_000_000} MB saved")
-        await self.monitor.quit()
+            if self._decided is not None:
+                return size
+            try:
+                os.replace(part, self.folder / STATE)
+                sync_folder(self.folder)
+            except OSError as exc:
+                removed(self.folder / STATE)
+                await self.monitor.cont()
+                raise SaveFailed(f"cannot put the state in its place: {exc.strerror}") from exc
+            self._decided = Ending.SUSPENDED
+            return size
 
     async def ended(self) -> LastRun:
         """Follow the VM to its end, note how it came to it, and tell."""
@@ -135,13 +170,7 @@ class RunningVm:
         elif ending is Ending.CRASHED:
             detail = str(self.process.crash())
             self.announce(f"guest has stopped the virtual machine due to error: {detail}")
-        self._last = ended.finish(self.folder, self._begun, ending, status, detail)
-        return self._last
-
-    def note_failure(self, _: object, cause: BaseException | None, __: object) -> None:
-        """Note an end that was none of the guest's, on the way out of the block the VM lives in."""
-        if cause is not None and self._last is None:
-            ended.finish(self.folder, self._begun, Ending.CRASHED, 1, str(cause))
+        return self._record.finish(ending, status, detail)
 
     def _heard(self, event: Event) -> None:
         if event.name == "SHUTDOWN":

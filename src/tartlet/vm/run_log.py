@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Generator
@@ -12,14 +13,18 @@ from typing import IO
 from tartlet.errors import FileTrouble
 from tartlet.vm.folder import VmFolder
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class RunLog:
-    """Notes what happens in a run, and tells it to whoever watches."""
+    """Notes what happens in a run, and tells it to whoever watches.
 
-    _file: IO[str]
-    tell: Callable[[str], None]
-    """Tells whoever watches, and notes nothing."""
+    Neither a full disk nor a watcher who has gone may end the VM: what cannot be said is dropped.
+    """
+
+    _file: IO[bytes]
+    _tell: Callable[[str], None]
 
     def announce(self, line: str) -> None:
         """Note a line and tell it."""
@@ -29,8 +34,17 @@ class RunLog:
     def note(self, line: str) -> None:
         """Only note a line, with the time."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        self._file.write(f"{stamp} {line}\n")
-        self._file.flush()
+        try:
+            self._file.write(f"{stamp} {line}\n".encode(errors="replace"))
+        except OSError as exc:
+            log.debug("not noted: %s (%s)", line, exc)
+
+    def tell(self, line: str) -> None:
+        """Only tell a line to whoever watches."""
+        try:
+            self._tell(line)
+        except OSError as exc:
+            log.debug("not told: %s (%s)", line, exc)
 
 
 @contextmanager
@@ -45,5 +59,5 @@ def begun_log(vm: VmFolder, tell: Callable[[str], None]) -> Generator[RunLog]:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | anew | os.O_CLOEXEC, 0o600))
         except OSError as exc:
             raise FileTrouble("cannot write the log", path, exc) from exc
-    with open(vm.run_log_path, "a", encoding="utf-8", errors="replace") as file:
+    with open(vm.run_log_path, "ab", buffering=0) as file:
         yield RunLog(file, tell)

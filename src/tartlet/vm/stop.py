@@ -10,9 +10,9 @@ from contextlib import suppress
 from tartlet.errors import FileTrouble, UserError
 from tartlet.host.files import removed
 from tartlet.host.watched import WatchedProcess, watched
-from tartlet.vm.ended import LastRun, last_run
+from tartlet.vm.ended import LastRun, last_run_in
 from tartlet.vm.folder import VmFolder
-from tartlet.vm.store import VmNotRunning
+from tartlet.vm.store import VmMissing, VmNotRunning
 
 DEFAULT_TIMEOUT = 30
 """Seconds a supervisor gets to power its VM off before it is killed."""
@@ -96,8 +96,12 @@ def request_suspend(vm: VmFolder) -> None:
 
 
 def wait_until_stopped(vm: VmFolder) -> LastRun:
-    """Wait for the end of the present run, if there is one, and tell how the last one ended."""
-    with watched(vm.supervisor) as process:
-        if process is not None:
-            process.ended_within(None)
-    return last_run(vm)
+    """Wait for the end of the present run, if there is one, and tell how the last one ended. Raises VmMissing."""
+    try:
+        with vm.opened() as folder:  # the VM may be renamed meanwhile
+            with watched(vm.supervisor) as process:
+                if process is not None:
+                    process.ended_within(None)
+            return last_run_in(folder)
+    except FileNotFoundError as exc:
+        raise VmMissing(vm.name) from exc

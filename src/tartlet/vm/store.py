@@ -168,9 +168,9 @@ class VmStore:
         """Save a changed configuration; a new MAC address ends a suspension. Raises FileTrouble."""
         from tartlet.vm import config_file
 
-        config_file.write(vm.config_path, after)
-        if before.mac_address != after.mac_address:
+        if before.mac_address != after.mac_address:  # first: a saved machine with another address fits nothing
             removed(vm.state_path)
+        config_file.write(vm.config_path, after)
 
 
 @contextmanager

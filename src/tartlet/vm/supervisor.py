@@ -10,6 +10,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import anyio
 
@@ -54,7 +55,7 @@ async def supervise(store: VmStore, name: str, options: RunOptions, told: Told) 
             orders = _Orders(told.announce, tasks.cancel_scope)
             tasks.start_soon(orders.obey, signals)
             async with running(store, name, options, told.announce) as vm:
-                orders.vm = vm
+                orders.begin(vm)
                 told.on_running()
                 tasks.start_soon(_report_readiness, vm, told.on_ready)
                 ended = await vm.ended()
@@ -71,21 +72,26 @@ class _Orders:
     announce: Callable[[str], None]
     start: anyio.CancelScope
     """Cancelled to give the start up."""
-    vm: RunningVm | None = field(default=None)
+    _vm: RunningVm | None = field(default=None)
+    _running: anyio.Event = field(default_factory=anyio.Event)
+
+    def begin(self, vm: RunningVm) -> None:
+        """The VM runs: orders are for it from now on, those that had to wait for it too."""
+        self._vm = vm
+        self._running.set()
 
     async def obey(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Carry orders out side by side: power can be cut while a machine is being saved."""
         async with anyio.create_task_group() as tasks:
             async for number in signals:
-                if self.vm is not None:
-                    tasks.start_soon(self._carry_out, number, self.vm)
-                elif number is signal.SIGINT:
+                if self._vm is None and number is signal.SIGINT:
                     self.start.cancel()
                     return
-                else:
-                    self.announce(f"{number.name} ignored: the VM does not run yet")
+                tasks.start_soon(self._carry_out, number)
 
-    async def _carry_out(self, number: signal.Signals, vm: RunningVm) -> None:
+    async def _carry_out(self, number: signal.Signals) -> None:
+        await self._running.wait()
+        vm = cast("RunningVm", self._vm)
         try:
             if number is signal.SIGINT:
                 vm.announce("Stopping VM...")
