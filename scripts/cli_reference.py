@@ -33,7 +33,7 @@ _HEAD = """# Command line
 | --- | --- |
 | 0 | success; `run`, however the VM ended |
 | 1 | any failure that is not below; Ctrl+C |
-| 2 | there is no such VM; it does not run, and it should; it runs already |
+| 2 | there is no such VM (`run`: 1); it does not run, and it should; it runs already |
 | 64 | wrong usage |
 | other | `exec`: what the command inside the guest ended with |
 

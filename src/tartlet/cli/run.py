@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -11,7 +13,9 @@ import click
 from tartlet.cli.candidates import directories, files, local_vms
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
-from tartlet.errors import InvalidArgument
+from tartlet.errors import InvalidArgument, UserError
+from tartlet.vm.folder import VmIncomplete
+from tartlet.vm.store import VmMissing
 
 if TYPE_CHECKING:
     from tartlet.vm.detach import Background
@@ -107,7 +111,7 @@ def command(app: App, /, name: str, *, detach: bool, wait_ready: bool, **given: 
         raise InvalidArgument("--wait-ready needs --detach", "without it the command stays until the VM ends")
     asked = RunOptions(**cast("dict[str, Any]", given), plain_output=app.settings.plain_progress)
     options = run_rules.agreed_with_host(run_rules.agreed(asked))
-    vm = app.store.open(name)
+    vm = _opened(app, name)
     options = run_rules.agreed_with_vm(options, vm.config(), vm.state())
     _supervise(app, vm, options, detach=detach, wait_ready=wait_ready)
 
@@ -119,10 +123,26 @@ def _supervise(app: App, vm: VmFolder, options: RunOptions, *, detach: bool, wai
 
     from tartlet.vm.supervisor import Told, supervise
 
-    told = Told(announce=click.echo)
+    told = Told(announce=_tell)
     if background is not None:
         told = replace(told, on_running=background.running, on_ready=background.answers)
     anyio.run(supervise, app.store, vm.name, options, told)
+
+
+def _opened(app: App, name: str) -> VmFolder:
+    """The original opens the VM while it still looks at its arguments, where every error counts as a plain 1."""
+    try:
+        return app.store.open(name)
+    except (VmMissing, VmIncomplete) as exc:
+        raise UserError(f"Error: {exc}", exc.hint) from exc
+
+
+def _tell(line: str) -> None:
+    """Print a line. That nobody reads any more is no reason for a VM to end."""
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
 
 
 def _background(vm: VmFolder, *, wait_ready: bool) -> Background:
