@@ -613,7 +613,7 @@ def test_a_refusal(home: Path, words: list[str], code: int, named: str) -> None:
     assert named in called.err
     assert called.out == ""
     assert "Traceback" not in called.err
-    opened_while_arguments_are_read = words[0] == "run" and words[1] in ("nope", "incomplete")
+    opened_while_arguments_are_read = words in (["run", "nope"], ["run", "incomplete"])
     assert called.err.startswith("Error: ") == (code == 64 or opened_while_arguments_are_read)
     assert snapshot(home) == before
 
