@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Mapping
+from tempfile import TemporaryFile
 
 import anyio
 
@@ -15,7 +16,7 @@ from tartlet.errors import ToolFailed, ToolMissing
 log = logging.getLogger(__name__)
 
 
-async def run(*argv: str | os.PathLike[str], stdin: bytes | None = None, env: Mapping[str, str] | None = None) -> str:
+async def run(*argv: str | os.PathLike[str], stdin: bytes = b"", env: Mapping[str, str] | None = None) -> str:
     """Run a program to its end and return what it printed; no shell is involved.
 
     The caller sets the deadline (`anyio.fail_after`). When it passes, or the task is
@@ -25,7 +26,10 @@ async def run(*argv: str | os.PathLike[str], stdin: bytes | None = None, env: Ma
     words = [os.fspath(word) for word in argv]
     log.debug("run: %s", shlex.join(words))
     try:
-        done = await anyio.run_process(words, input=stdin or b"", check=False, env={**os.environ, **(env or {})})
+        with TemporaryFile() as given:  # a file, because a pipe breaks when the program does not read it to its end
+            given.write(stdin)
+            given.seek(0)
+            done = await anyio.run_process(words, stdin=given, check=False, env={**os.environ, **(env or {})})
     except FileNotFoundError as exc:
         raise ToolMissing(words[0]) from exc
     return _outcome(words, done.returncode, done.stdout, done.stderr)
