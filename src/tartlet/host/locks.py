@@ -12,13 +12,15 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from tartlet.errors import UserError
 
-_FLOCK = struct.Struct("hhqqi4x")
-"""`struct flock` with 64-bit offsets as 64-bit Linux lays it out: type, whence, start, length, pid."""
+_MAC = sys.platform == "darwin"
+_FLOCK = struct.Struct("qqihh" if _MAC else "hhqqi4x")
+"""`struct flock` with 64-bit offsets. Linux: type, whence, start, length, pid. A Mac: start, length, pid, type, whence."""
 
 
 class LockTrouble(UserError):
@@ -83,10 +85,11 @@ def lock_holder(path: str | os.PathLike[str]) -> int:
     except OSError:
         return 0
     try:
-        query = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, query))
+        question = (0, 0, 0, fcntl.F_RDLCK, os.SEEK_SET) if _MAC else (fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        answer = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, _FLOCK.pack(*question)))
     finally:
         os.close(descriptor)
+    kind, pid = (answer[3], answer[2]) if _MAC else (answer[0], answer[4])
     return 0 if kind == fcntl.F_UNLCK else int(pid)
 
 
