@@ -20,7 +20,7 @@ from tartlet.errors import UserError
 
 _MAC = sys.platform == "darwin"
 _FLOCK = struct.Struct("qqihh" if _MAC else "hhqqi4x")
-"""`struct flock` with 64-bit offsets. Linux: type, whence, start, length, pid. A Mac: start, length, pid, type, whence."""
+"""`struct flock`, 64-bit offsets. Linux: type, whence, start, length, pid. A Mac: start, length, pid, type, whence."""
 
 
 class LockTrouble(UserError):
