@@ -1,0 +1,58 @@
+"""What the tests of whole VMs share: one network, and one tiny guest that was booted and suspended."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from namespaces import Namespace, namespace
+from vm_lab import BACKGROUND, Lab, made
+
+
+@pytest.fixture(scope="session")
+def network() -> Generator[Namespace]:
+    """A network that leads nowhere, with an uplink, so that passt can be used."""
+    with namespace(uplink=True) as inside:
+        yield inside
+
+
+@pytest.fixture(scope="session")
+def stopped_home(tmp_path_factory: pytest.TempPathFactory, network: Namespace) -> Lab:
+    """`mini`, stopped, on a raw disk. Never to be changed: copy it."""
+    return made(tmp_path_factory.mktemp("stopped") / "home", network)
+
+
+@pytest.fixture(scope="session")
+def suspended_home(tmp_path_factory: pytest.TempPathFactory, stopped_home: Lab) -> Lab:
+    """`mini`, suspended with its agent answering, on an overlay. Never to be changed: copy it."""
+    lab = stopped_home.copied(tmp_path_factory.mktemp("suspended") / "home")
+    lab.done("clone", "mini", "other")  # which freezes the disk where files cannot share blocks
+    lab.done("delete", "other")
+    lab.done("run", "mini", *BACKGROUND, timeout=100)
+    lab.sh("cat /proc/sys/kernel/random/boot_id")  # Linux makes it when it is first read
+    lab.done("suspend", "mini")
+    assert "suspended" in lab.done("wait", "mini")
+    return lab
+
+
+@pytest.fixture
+def stopped(stopped_home: Lab, tmp_path: Path) -> Generator[Lab]:
+    """A home of the test's own with `mini`, stopped, on a raw disk."""
+    lab = stopped_home.copied(tmp_path / "home")
+    yield lab
+    _all_ended(lab)
+
+
+@pytest.fixture
+def suspended(suspended_home: Lab, tmp_path: Path) -> Generator[Lab]:
+    """A home of the test's own with `mini`, suspended with its agent answering, on an overlay."""
+    lab = suspended_home.copied(tmp_path / "home")
+    yield lab
+    _all_ended(lab)
+
+
+def _all_ended(lab: Lab) -> None:
+    for folder in (lab.home / "vms").iterdir():
+        lab.end(folder.name)
