@@ -1,0 +1,121 @@
+"""`run --detach`: what the caller is told, and when."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from command import surroundings
+from vm_lab import BACKGROUND, Lab, kill, leaving_nobody, until
+
+IMPATIENT = """
+import sys
+from pathlib import Path
+import anyio
+from tartlet.errors import UserError
+from tartlet.host.paths import Home
+from tartlet.vm.detach import into_background
+from tartlet.vm.options import RunOptions
+from tartlet.vm.store import VmStore
+from tartlet.vm.supervisor import Told, supervise
+
+store = VmStore(Home(Path(sys.argv[1])))
+try:
+    background = into_background(store.open("mini"), until_agent=True, patience=0.3)
+except UserError as exc:
+    sys.exit(f"{exc}\\n{exc.hint}")
+told = Told(announce=print, on_running=background.running, on_ready=background.answers)
+anyio.run(supervise, store, "mini", RunOptions(no_graphics=True), told)
+"""
+"""What the command does, with an agent that gets less than a second."""
+
+
+def test_a_caller_that_captures_output_is_not_kept_waiting(suspended: Lab) -> None:
+    with leaving_nobody():
+        begun = time.monotonic()
+        called = suspended.tart("run", "mini", "--no-graphics", "--detach")  # which reads to the end of its output
+        assert (called.code, called.err) == (0, "")
+        assert time.monotonic() - begun < 5
+        supervisor = suspended.supervisor()
+        assert os.getsid(supervisor) == supervisor
+        assert [os.readlink(f"/proc/{supervisor}/fd/{number}") for number in range(3)] == [
+            "/dev/null",
+            "/dev/null",
+            str(suspended.vm().run_log_path),
+        ]
+        suspended.done("stop", "mini")
+
+
+@pytest.mark.parametrize("damage", ["disk", "extra disk", "too much memory"])
+def test_a_vm_that_cannot_start_is_told_by_the_caller(stopped: Lab, damage: str) -> None:
+    words = list(BACKGROUND)
+    if damage == "disk":
+        stopped.vm().disk_path.write_bytes(b"QFI\xfb\0\0\0\x03" + bytes(200))
+        stopped.vm().config_path.write_text(stopped.vm().config_path.read_text().replace('"raw"', '"qcow2"'))
+        culprit = "disk.img"
+    elif damage == "extra disk":
+        words += ["--disk", "/nowhere/disk.img"]
+        culprit = "/nowhere/disk.img"
+    else:
+        stopped.done("set", "mini", "--memory", str(64 << 20))  # 64 TiB
+        culprit = "QEMU ended with exit status 1"
+    with leaving_nobody():
+        for _ in range(2):
+            called = stopped.tart("run", "mini", *words)
+            assert called.code == 1, called
+            assert culprit in called.err
+            assert "Traceback" not in called.err
+    assert stopped.state() == "stopped"
+
+
+def test_ctrl_c_while_the_vm_starts_and_while_its_agent_is_awaited(stopped: Lab) -> None:
+    with leaving_nobody():
+        with stopped.started("run", "mini", *BACKGROUND) as run:
+            stopped.supervisor()
+            run.send_signal(signal.SIGINT)
+            out, _ = run.communicate(timeout=20)
+            assert (run.returncode, "Stopping VM..." in out) == (1, True), out
+        assert stopped.state() == "stopped"
+        with stopped.started("run", "mini", *BACKGROUND) as run:
+            standard_error = f"/proc/{stopped.supervisor()}/fd/2"
+            until(lambda: os.readlink(standard_error) == str(stopped.vm().run_log_path), "the VM without its agent")
+            run.send_signal(signal.SIGINT)
+            out, _ = run.communicate(timeout=20)
+            assert run.returncode == 1
+            assert 'VM "mini" ended before its guest agent answered: stopped by user' in out
+            assert "tart logs mini" in out
+        assert stopped.state() == "stopped"
+
+
+def test_a_vm_that_ends_before_its_agent_answers_is_told(stopped: Lab) -> None:
+    with leaving_nobody(), stopped.started("run", "mini", *BACKGROUND) as run:
+        until(lambda: stopped.vm().path.joinpath("control.sock").exists(), "the control socket")
+        kill(stopped.qemu())
+        out, _ = run.communicate(timeout=20)
+        assert run.returncode == 1
+        assert "ended before its guest agent answered: crashed (exit code -9): QEMU was killed by SIGKILL" in out
+
+
+def test_an_agent_that_does_not_answer_in_time(stopped: Lab, tmp_path: Path) -> None:
+    script = tmp_path / "impatient.py"
+    script.write_text(IMPATIENT)
+    with leaving_nobody():
+        done = subprocess.run(
+            stopped.network.words(sys.executable, script, stopped.home),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+            env=surroundings(stopped.home),
+        )
+        assert done.returncode == 1
+        assert 'VM "mini" runs, but its guest agent did not answer within 0.3 seconds' in done.stderr
+        assert "tart logs mini --serial" in done.stderr
+        assert stopped.state() == "running"
+        stopped.done("stop", "mini")
