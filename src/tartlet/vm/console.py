@@ -10,17 +10,31 @@ from tartlet.vm.options import RunOptions
 from tartlet.vm.run_log import RunLog
 
 
-async def opened(monitor: Monitor, options: RunOptions, log: RunLog) -> None:
-    """Tell the serial terminal's path and the address of the screen. Raises CommandFailed, FileTrouble."""
+class NoScreenSharing(UserError):
+    """The guest's own screen sharing cannot be reached from here."""
+
+    def __init__(self) -> None:
+        super().__init__("--vnc: this network does not tell the guest's address", "use --vnc-experimental instead")
+
+
+async def opened(monitor: Monitor, options: RunOptions, address: str | None, log: RunLog) -> None:
+    """Tell the serial terminal's path and the address of the screen; `address` is where the host reaches the guest.
+
+    Raises NoScreenSharing, CommandFailed, FileTrouble.
+    """
     if options.serial:
         log.announce(f"The guest's serial terminal is {await serial.pseudo_terminal(monitor)}")
+    if options.vnc:
+        if address is None:
+            raise NoScreenSharing
+        await show(f"vnc://{address}", options, log)
     if options.vnc_experimental:
         server = await vnc.listening(monitor)
         await show(server.url, options, log)
 
 
 async def show(url: str, options: RunOptions, log: RunLog) -> None:
-    """Tell the screen's address, or hand it to the desktop. It holds a password: it is not noted."""
+    """Tell the screen's address, or hand it to the desktop. It may hold a password: it is not noted."""
     if options.no_graphics or options.plain_output:
         log.tell(f"VNC server is running at {url}")
         return

@@ -67,7 +67,7 @@ async def running(
         if state is not None:
             await state_file.restore(monitor, state)
             _forget(folder)
-        await console.opened(monitor, options, log)
+        await console.opened(monitor, options, plan.network.record.address, log)
         await monitor.cont()
         live = RunningVm(store.home.tmp, folder, plan, process, monitor, events, log, record)
         await held.enter_async_context(live.served(resumed=state is not None))
