@@ -31,11 +31,14 @@ class LockTrouble(UserError):
 
 
 @contextmanager
-def file_lock(path: str | os.PathLike[str]) -> Generator[int]:
-    """Hold the exclusive file lock of `path`, waiting for it; gives the descriptor. Raises LockTrouble."""
+def file_lock(path: str | os.PathLike[str], *, shared: bool = False) -> Generator[int]:
+    """Hold the file lock of `path`, waiting for it; gives the descriptor. Raises LockTrouble.
+
+    `shared`: others may hold it in the same way at the same time.
+    """
     descriptor = _opened(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield descriptor
     finally:
         os.close(descriptor)

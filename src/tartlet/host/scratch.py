@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,11 @@ from uuid import uuid4
 from tartlet.errors import FileTrouble
 from tartlet.host.files import removed
 from tartlet.host.locks import LockTrouble, try_file_lock
+
+RESUMABLE_SECONDS = 24 * 3600.0
+"""How long after its last sign of life a folder that can be resumed is spared."""
+
+_HEX = frozenset("0123456789abcdef")
 
 
 @contextmanager
@@ -56,12 +62,25 @@ def _swept(folder: Path, descriptor: int) -> None:
 
 
 def collect(tmp: Path) -> None:
-    """Delete every entry of `tmp` that nobody holds. Raises FileTrouble, LockTrouble at the first that resists.
+    """Delete every entry of `tmp` that nobody holds, but for interrupted pulls younger than a day.
 
-    Entries that vanish meanwhile (another collector, their maker) are no trouble.
+    Entries that vanish meanwhile (another collector, their maker) are no trouble. Raises FileTrouble, LockTrouble at
+    the first that resists.
     """
     for name in sorted(os.listdir(tmp)):
-        _collect_one(tmp / name)
+        if not (is_resumable(name) and _is_young(tmp / name)):
+            _collect_one(tmp / name)
+
+
+def is_resumable(name: str) -> bool:
+    """Whether an entry of that name is a pull's: 32 hex digits, so that the next pull of the same image finds it."""
+    return len(name) == 32 and _HEX.issuperset(name)
+
+
+def _is_young(entry: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return time.time() - os.stat(entry).st_mtime < RESUMABLE_SECONDS
+    return False
 
 
 def _collect_one(entry: Path) -> None:
