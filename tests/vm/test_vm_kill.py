@@ -30,7 +30,6 @@ def nothing_half(lab: Lab, name: str = "mini") -> str:
     state = lab.state(name)
     folder = lab.vm(name).path
     assert state == ("suspended" if (folder / "state.vzvmsave").exists() else "stopped")
-    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
     assert list((lab.home / "tmp").iterdir()) == []
     assert json.loads((folder / "config.json").read_bytes())["version"] == 1
     check(folder)
@@ -38,11 +37,13 @@ def nothing_half(lab: Lab, name: str = "mini") -> str:
 
 
 def runs_now(lab: Lab, name: str = "mini") -> None:
-    """The VM can be started; its guest is not waited for."""
+    """The VM can be started, which also removes what was half written; its guest is not waited for."""
+    (lab.vm(name).path / ".last-run.json.half").write_text("{")
     with lab.started("run", name, *HEADLESS) as run:
         until(lambda: lab.tart("exec", name, "true").code != 2, "the control socket")
         run.send_signal(signal.SIGINT)
         assert run.wait(20) == 0
+    assert not [path.name for path in lab.vm(name).path.iterdir() if path.name.startswith(".")]
 
 
 def test_killed_at_any_moment_of_starting(stopped: Lab) -> None:
@@ -69,7 +70,6 @@ def test_killed_at_any_moment_of_resuming(suspended: Lab, tmp_path: Path) -> Non
         shutil.rmtree(lab.home)
     assert outcomes[0] == "suspended"
     assert outcomes[-1] == "stopped"
-    assert outcomes == sorted(outcomes, key=["suspended", "stopped"].index)
 
 
 def test_killed_at_any_moment_of_suspending(suspended: Lab, tmp_path: Path) -> None:

@@ -110,6 +110,20 @@ def refused_and_kept(suspended: Lab, broken: bytes, reason: str) -> None:
     assert suspended.state() == "stopped"
 
 
+def test_what_fails_after_the_machine_was_restored_keeps_its_state(suspended: Lab) -> None:
+    in_the_way = suspended.vm().path / "control.sock"
+    in_the_way.unlink(missing_ok=True)
+    in_the_way.mkdir()
+    with leaving_nobody():
+        refused = suspended.tart("run", "mini", *HEADLESS)
+    assert (refused.code, "control.sock" in refused.err) == (1, True), refused
+    assert suspended.state() == "suspended"
+    assert re.match(r"crashed \(exit code 1\): .*control\.sock", suspended.done("wait", "mini"))
+    in_the_way.rmdir()
+    with suspended.running():
+        assert suspended.sh("echo whole") == "whole"
+
+
 @contextmanager
 def small(folder: Path, mebibytes: int) -> Generator[Path]:
     """A file system of that size, mounted at `folder`."""

@@ -59,6 +59,7 @@ async def running(
             plan = await held.enter_async_context(planned(vm, config, options, log.note))
             state = held.enter_context(_saved_state(vm, plan))
             folder = held.enter_context(_locked(vm))
+            _sweep(folder)
             record = held.enter_context(recorded(folder))
         process, monitor = await held.enter_async_context(
             _powered_on(vm, plan, restored=state is not None, announce=log.announce)
@@ -66,11 +67,12 @@ async def running(
         events = held.enter_context(monitor.listening("SHUTDOWN", "VSERPORT_CHANGE"))
         if state is not None:
             await state_file.restore(monitor, state)
-            _forget(folder)
         await console.opened(monitor, options, plan.network.record.address, log)
-        await monitor.cont()
         live = RunningVm(store.home.tmp, folder, plan, process, monitor, events, log, record)
         await held.enter_async_context(live.served(resumed=state is not None))
+        if state is not None:
+            _forget(folder)  # when nothing can fail any more
+        await monitor.cont()
         yield live
 
 
@@ -129,6 +131,13 @@ def _locked(vm: VmFolder) -> Generator[Path]:
 def _is_still(path: Path, descriptor: int) -> bool:
     """Whether the locked file is the one the name means now: the VM may have been replaced in between."""
     return path.exists() and os.path.samestat(os.stat(path), os.fstat(descriptor))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove notes that a killed supervisor had half written. Only the holder of the VM's lock writes any."""
+    for name in os.listdir(folder):
+        if name.startswith((".last-run.json.", ".network.json.")):
+            removed(folder / name)
 
 
 @asynccontextmanager
