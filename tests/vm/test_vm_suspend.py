@@ -187,9 +187,13 @@ def test_orders_during_a_suspension(suspended: Lab, tmp_path: Path) -> None:
         suspended.done("run", "mini", *BACKGROUND)
         supervisor = suspended.supervisor()
         kill(supervisor, signal.SIGUSR1)
-        until(lambda: "Suspending" in log_of(suspended).splitlines()[-1], "the suspension")
+        until(
+            lambda: log_of(suspended).count("Suspending VM...") == 2, "the suspension, the second one of this machine"
+        )
         kill(supervisor, signal.SIGUSR1)
         assert suspended.done("wait", "mini").startswith("suspended")
+        assert log_of(suspended).count("Suspending VM...") == 2
+        assert "could not be saved" not in log_of(suspended)
     with suspended.running():
         assert suspended.sh("echo whole") == "whole"
 
