@@ -68,6 +68,8 @@ class RunningVm:
         self._decided: Ending | None = None
         self._suspending = False
         self._shutdown: Event | None = None
+        self._silent = anyio.Event()
+        """QEMU has said all that it will say."""
 
     @asynccontextmanager
     async def served(self, *, resumed: bool) -> AsyncGenerator[None]:
@@ -84,6 +86,7 @@ class RunningVm:
             listener = held.enter_context(listening(self.folder, "control.sock"))
             await held.enter_async_context(serving(listener, QgaCommands(self.agent, self.plan.mac)))
             record.write(self.folder, self.plan.network.record)
+            tasks.start_soon(self._listen)
             tasks.start_soon(self._watch_network)
             tasks.start_soon(self._keep_logs_short)
             if resumed:
@@ -160,9 +163,8 @@ class RunningVm:
             return size
 
     async def ended(self) -> LastRun:
-        """Follow the VM to its end, note how it came to it, and tell."""
-        async for event in self._events:
-            self._heard(event)
+        """Wait for the VM's end, note how it came to it, and tell."""
+        await self._silent.wait()
         status = await self.process.wait()
         ending, detail = self._ending(status), ""
         if ending is Ending.GUEST_SHUT_DOWN:
@@ -171,6 +173,11 @@ class RunningVm:
             detail = str(self.process.crash())
             self.announce(f"guest has stopped the virtual machine due to error: {detail}")
         return self._record.finish(ending, status, detail)
+
+    async def _listen(self) -> None:
+        async for event in self._events:
+            self._heard(event)
+        self._silent.set()
 
     def _heard(self, event: Event) -> None:
         if event.name == "SHUTDOWN":
