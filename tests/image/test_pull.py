@@ -1,0 +1,403 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import anyio
+import pytest
+
+from cached_images import home_in
+from pushed_images import disk_file, pushed
+from registries import Fault, Front, front, real_registry
+from tartlet.disk.model import allocated
+from tartlet.errors import UserError
+from tartlet.host import access_time, scratch
+from tartlet.host.copying import NoSpace
+from tartlet.image import pace
+from tartlet.image.bodies import from_bytes
+from tartlet.image.cache import MARK, ImageCache, ImageMissing
+from tartlet.image.layout import StackedImage
+from tartlet.image.manifest import MANIFEST, OVERLAY, blob_descriptor, canonical_json, read_manifest
+from tartlet.image.piece_writer import CorruptBlob
+from tartlet.image.progress import TransferProgress
+from tartlet.image.pull import Pulled, pull
+from tartlet.image.reference import ImageName
+from tartlet.image.registry import Repository, opened
+from tartlet.image.reuse import LocalDisk
+from tartlet.image.upload import push_blob
+from tartlet.units import MIB
+
+CHILD = Path(__file__).parent.parent / "pull_child.py"
+BLOBS = r"/blobs/sha256"
+NOISE = random.Random(7).randbytes(12 * MIB)
+PIECE = 2 * MIB
+SIZE = 20 * MIB + 4096
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "_FIRST_DELAY", 0.001)
+
+
+@pytest.fixture(scope="module")
+async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
+    async with real_registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
+
+
+@pytest.fixture
+async def before(host: str) -> AsyncGenerator[Front]:
+    async with front(host) as state:
+        yield state
+
+
+@pytest.fixture
+async def repository(before: Front, tmp_path: Path) -> AsyncGenerator[Repository]:
+    async with opened(insecure=True, environment={"HOME": str(tmp_path)}) as registries:
+        yield registries.repository(before.host, f"tests/vm-{os.urandom(6).hex()}")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ImageCache:
+    return ImageCache(home_in(tmp_path))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """Ten pieces of two MiB and a short one: data, pieces of zeros, holes inside of pieces, a final byte."""
+    data = {0: NOISE[: 3 * MIB], 8 * MIB + 65536: NOISE[3 * MIB : 7 * MIB], 14 * MIB: NOISE[7 * MIB :], SIZE - 1: b"!"}
+    return disk_file(tmp_path / "disk.img", SIZE, {at: part[: SIZE - at] for at, part in data.items()})
+
+
+def named(repository: Repository, tag: str = "one") -> ImageName:
+    return ImageName(f"{repository.base.host}:{repository.base.port}", repository.namespace, tag=tag)
+
+
+def blobs_got(before: Front) -> list[str]:
+    return [one.path for one in before.seen if one.method == "GET" and re.search(BLOBS, one.path)]
+
+
+def same(one: Path, other: Path) -> bool:
+    return subprocess.run(["cmp", one, other], check=False).returncode == 0
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for one in group.exceptions:
+        inner = cast("BaseExceptionGroup[BaseException]", one) if isinstance(one, BaseExceptionGroup) else None
+        found += leaves(inner) if inner else [one]
+    return found
+
+
+async def test_a_pulled_image_is_complete_verified_and_sparse(
+    cache: ImageCache, repository: Repository, disk: Path, tmp_path: Path
+) -> None:
+    digest = await pushed(repository, "one", disk, piece=PIECE, nvram=bytes(128 * 1024) + b"n")
+    told: list[TransferProgress] = []
+    pulled = await pull(cache, repository, named(repository), report=told.append)
+    assert not pulled.was_cached
+    image = cache.find(named(repository))
+    assert image == pulled.image
+    assert image.digest == digest
+    assert sorted(os.listdir(image.path)) == ["config.json", "disk.img", "manifest.json", "nvram.bin"]
+    assert same(image.disk_path, disk)
+    assert allocated(image.disk_path) <= allocated(disk) + 65536
+    assert image.nvram_path.read_bytes() == bytes(128 * 1024) + b"n"
+    assert image.nvram_path.stat().st_blocks * 512 < 128 * 1024
+    assert image.manifest() == await repository.manifest("one")
+    assert os.listdir(tmp_path / "home" / "tmp") == []
+    assert told[-1].done == told[-1].total == pulled.received + pulled.reused
+    assert told[-1].reused == pulled.reused > 0  # the zeros
+
+
+async def test_a_second_pull_fetches_the_manifest_only(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front
+) -> None:
+    digest = await pushed(repository, "one", disk, piece=PIECE)
+    await repository.put_manifest("two", await repository.manifest("one"))
+    image = (await pull(cache, repository, named(repository))).image
+    access_time.mark(image.path, 1_000_000_000)
+    before.seen.clear()
+    assert (await pull(cache, repository, named(repository))).was_cached
+    assert access_time.of(image.path) == 1_000_000_000
+    for other in (named(repository, "two"), named(repository).at_digest(digest)):
+        assert (await pull(cache, repository, other)).was_cached
+    assert blobs_got(before) == []
+    assert access_time.of(image.path) > 1_700_000_000
+    assert (image.path / MARK).exists()
+    assert cache.find(named(repository, "two")) == image
+
+
+async def test_only_what_changed_is_fetched(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    with disk.open("r+b") as file:
+        file.seek(15 * MIB)
+        file.write(b"changed")
+    await pushed(repository, "two", disk, piece=PIECE)
+    await pull(cache, repository, named(repository))
+    before.seen.clear()
+    second = await pull(cache, repository, named(repository, "two"))
+    assert same(second.image.disk_path, disk)
+    assert len(blobs_got(before)) == 1 + 2  # one piece, the config and the firmware variables
+    assert second.reused > second.received > 0
+
+
+async def test_pieces_are_found_at_any_offset_and_size_of_disk(
+    cache: ImageCache, repository: Repository, before: Front, tmp_path: Path
+) -> None:
+    one = disk_file(tmp_path / "one.img", 8 * MIB, {0: NOISE[: 8 * MIB]})
+    two = disk_file(tmp_path / "two.img", 12 * MIB, {2 * MIB: NOISE[4 * MIB : 8 * MIB], 6 * MIB: NOISE[: 4 * MIB]})
+    await pushed(repository, "one", one, piece=PIECE)
+    await pushed(repository, "two", two, piece=PIECE)
+    await pull(cache, repository, named(repository))
+    before.seen.clear()
+    second = await pull(cache, repository, named(repository, "two"))
+    assert same(second.image.disk_path, two)
+    assert len(blobs_got(before)) == 2
+
+
+async def test_a_disk_outside_of_the_cache_helps_and_a_changed_one_does_no_harm(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front, tmp_path: Path
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    manifest = await repository.manifest("one")
+    changed = tmp_path / "changed.img"
+    shutil.copyfile(disk, changed)
+    with changed.open("r+b") as file:
+        file.seek(MIB)
+        file.write(b"changed")
+        file.seek(2 * MIB)
+        file.truncate(2 * MIB + 10)
+    disks = [LocalDisk(manifest, changed), LocalDisk(b"{", disk), LocalDisk(manifest, tmp_path / "no")]
+    pulled = await pull(cache, repository, named(repository), local_disks=lambda: disks)
+    assert same(pulled.image.disk_path, disk)
+    before.seen.clear()
+    cache.delete(named(repository))
+    whole = await pull(cache, repository, named(repository), local_disks=lambda: [LocalDisk(manifest, disk)])
+    assert len(blobs_got(before)) == 2
+    assert same(whole.image.disk_path, disk)
+
+
+async def test_a_moved_tag_replaces_the_old_image_which_is_the_first_to_go(
+    cache: ImageCache, repository: Repository, disk: Path
+) -> None:
+    old = (await pull(cache, repository, await _tagged(repository, disk))).image
+    seen: list[float] = []
+
+    def make_room(size: int) -> None:
+        assert size > MIB
+        seen.append(access_time.of(old.path))
+
+    with disk.open("r+b") as file:
+        file.write(b"new")
+    new = await pull(cache, repository, await _tagged(repository, disk), make_room=make_room)
+    assert seen == [0]
+    assert cache.images() == [new.image]
+
+
+async def _tagged(repository: Repository, disk: Path) -> ImageName:
+    await pushed(repository, "one", disk, piece=PIECE)
+    return named(repository)
+
+
+async def test_the_room_that_is_asked_for_leaves_out_zeros_and_what_is_there(
+    cache: ImageCache, repository: Repository, tmp_path: Path
+) -> None:
+    asked: list[int] = []
+    empty = disk_file(tmp_path / "empty.img", 500 * MIB, {200 * MIB: b"data"})
+    await pushed(repository, "one", empty, piece=100 * MIB)
+    await pull(cache, repository, named(repository), make_room=asked.append)
+    assert asked == [100 * MIB + 128 * MIB]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("GET", BLOBS, times=3, cut_after=100_000),
+        Fault("GET", BLOBS, times=3, status=429, headers={"Retry-After": "0"}),
+        Fault("GET", BLOBS, times=3, status=503),
+        Fault("GET", BLOBS, times=1, change=lambda body: b"x" + body[1:]),
+        Fault("GET", BLOBS, times=2, drop=True),
+    ],
+    ids=["cut", "429", "503", "wrong bytes", "dropped"],
+)
+async def test_faults_of_the_network_are_mended(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front, fault: Fault
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    before.faults.append(fault)
+    assert same((await pull(cache, repository, named(repository))).image.disk_path, disk)
+    assert fault.times == 0
+
+
+async def test_a_blob_that_stays_damaged_leaves_nothing_visible_and_is_resumed(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front, tmp_path: Path
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    layer = read_manifest(await repository.manifest("one")).layers[6]
+    before.faults.append(Fault("GET", layer.digest, times=2, change=lambda body: body[:-9] + b"x" + body[-8:]))
+    with pytest.raises(ExceptionGroup) as failure:
+        await pull(cache, repository, named(repository), at_once=2)
+    assert all(isinstance(leaf, CorruptBlob) for leaf in leaves(failure.value))
+    assert cache.names() == []
+    scratch.collect(tmp_path / "home" / "tmp")
+    before.seen.clear()
+    assert same((await pull(cache, repository, named(repository), at_once=2)).image.disk_path, disk)
+    assert 1 + 2 <= len(blobs_got(before)) < 9
+
+
+async def test_a_stacked_image_is_refused_before_any_blob(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front, tmp_path: Path
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    document = json.loads(await repository.manifest("one"))
+    extra = blob_descriptor(OVERLAY, b"overlay")
+    await push_blob(repository, extra, from_bytes(b"overlay"))
+    document["layers"].insert(-1, {"mediaType": OVERLAY, "size": extra.size, "digest": extra.digest})
+    await repository.put_manifest("stacked", canonical_json(document), MANIFEST)
+    before.seen.clear()
+    with pytest.raises(StackedImage, match="macOS 27"):
+        await pull(cache, repository, named(repository, "stacked"))
+    assert blobs_got(before) == []
+    assert os.listdir(tmp_path / "home" / "tmp") == []
+    with pytest.raises(ImageMissing):
+        cache.find(named(repository, "stacked"))
+
+
+async def test_two_pulls_of_one_image_share_the_work(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front
+) -> None:
+    digest = await pushed(repository, "one", disk, piece=PIECE)
+    await repository.put_manifest("two", await repository.manifest("one"))
+    before.seen.clear()
+    results: list[Pulled] = []
+    told: list[str] = []
+
+    async def one(name: ImageName) -> None:
+        results.append(await pull(cache, repository, name, report=lambda progress: told.append(progress.stage)))
+
+    async with anyio.create_task_group() as tasks:
+        for name in (named(repository), named(repository, "two"), named(repository).at_digest(digest)):
+            tasks.start_soon(one, name)
+    assert sorted(result.was_cached for result in results) == [False, True, True]
+    assert len(blobs_got(before)) == len(set(blobs_got(before)))
+    assert {str(found.name) for found in cache.names()} == {
+        str(name) for name in (named(repository), named(repository, "two"), named(repository).at_digest(digest))
+    }
+    assert any("waiting for another pull" in stage for stage in told)
+
+
+async def test_a_cancelled_pull_goes_on_where_it_was(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    with anyio.CancelScope() as scope:
+
+        def watch(progress: TransferProgress) -> None:
+            if progress.total and progress.done > progress.total * 0.6:
+                scope.cancel()
+
+        await pull(cache, repository, named(repository), at_once=1, report=watch)
+    assert scope.cancelled_caught
+    assert cache.names() == []
+    first = len(blobs_got(before))
+    before.seen.clear()
+    assert same((await pull(cache, repository, named(repository))).image.disk_path, disk)
+    assert len(blobs_got(before)) < first + 2
+
+
+async def test_killed_at_every_report_the_next_pull_is_exact_and_fetches_little_twice(
+    repository: Repository, disk: Path, before: Front, tmp_path: Path
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    workers, at, died = 2, 1, True
+    while died:
+        shutil.rmtree(tmp_path / "home", ignore_errors=True)
+        cache = ImageCache(home_in(tmp_path))
+        before.seen.clear()
+        words = [tmp_path / "home", named(repository), at, workers]
+        child = await anyio.run_process([sys.executable, CHILD, *map(str, words)], check=False)
+        assert child.returncode in (0, -signal.SIGKILL), child.stderr.decode()
+        died = child.returncode != 0
+        assert died != bool(cache.names()), f"half an image after report {at}"
+        scratch.collect(tmp_path / "home" / "tmp")
+        image = (await pull(cache, repository, named(repository), at_once=workers)).image
+        assert same(image.disk_path, disk), f"another disk after report {at}"
+        assert os.listdir(image.path.parent.parent) == [image.path.parent.name]
+        twice = len(blobs_got(before)) - len(set(blobs_got(before))) - 2  # the config and the variables are small
+        assert twice <= workers, f"{twice} pieces fetched twice after report {at}"
+        at += 1
+    assert at > 10
+
+
+@contextmanager
+def small_file_system(tmp_path: Path, size: int) -> Generator[Path]:
+    image, point = tmp_path / "fs.img", tmp_path / "fs"
+    point.mkdir()
+    with image.open("wb") as file:
+        file.truncate(size)
+    subprocess.run(["mkfs.ext4", "-q", "-m0", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, point], check=True)
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", point], check=True)
+
+
+@pytest.mark.needs_root
+async def test_a_full_disk_leaves_nothing_half_visible_and_more_room_helps(
+    repository: Repository, disk: Path, tmp_path: Path
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    with small_file_system(tmp_path, 24 * MIB) as point:
+        filler = point / "filler"
+        cache = ImageCache(home_in(point))
+        filler.write_bytes(NOISE[: 10 * MIB])
+        with pytest.raises(ExceptionGroup) as failure:
+            await pull(cache, repository, named(repository))
+        assert all(isinstance(leaf, NoSpace) for leaf in leaves(failure.value))
+        assert cache.names() == []
+        filler.unlink()
+        assert same((await pull(cache, repository, named(repository))).image.disk_path, disk)
+
+
+async def test_after_another_boot_noted_pieces_are_verified_again(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front, tmp_path: Path
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    layer = read_manifest(await repository.manifest("one")).layers[-2]
+    before.faults.append(Fault("GET", layer.digest, times=100, status=404))
+    with pytest.raises((UserError, ExceptionGroup)):
+        await pull(cache, repository, named(repository), at_once=1)
+    before.faults.clear()
+    (work,) = (tmp_path / "home" / "tmp").iterdir()
+    journal = (work / "journal").read_text()
+    (work / "journal").write_text(re.sub(r"boot \S+", "boot another", journal) + "torn")
+    with (work / "disk.img").open("r+b") as file:  # this never came to the medium
+        file.seek(MIB)
+        file.write(bytes(MIB))
+    before.seen.clear()
+    assert same((await pull(cache, repository, named(repository))).image.disk_path, disk)
+    assert len(blobs_got(before)) == 2 + 2
+
+
+def test_interrupted_pulls_are_spared_for_a_day(tmp_path: Path) -> None:
+    young, old, other = (tmp_path / name for name in ("a" * 32, "b" * 32, "c" * 31))
+    for folder in (young, old, other):
+        folder.mkdir()
+    os.utime(old, (0, time.time() - 86_401))
+    scratch.collect(tmp_path)
+    assert os.listdir(tmp_path) == [young.name]

@@ -1,0 +1,37 @@
+"""A process that pulls an image and is killed at one of its reports: HOME IMAGE REPORT AT_ONCE."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import anyio
+
+from tartlet.host.paths import Home
+from tartlet.image.cache import ImageCache
+from tartlet.image.progress import TransferProgress
+from tartlet.image.pull import pull
+from tartlet.image.reference import parse
+from tartlet.image.registry import opened
+
+
+async def main() -> None:
+    home, image, at, at_once = sys.argv[1:]
+    reports = 0
+
+    def report(progress: TransferProgress) -> None:
+        nonlocal reports
+        reports += progress.total is not None
+        if reports == int(at):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    name = parse(image)
+    async with opened(insecure=True, environment={"HOME": home}) as registries:
+        repository = registries.repository(name.host, name.namespace)
+        await pull(ImageCache(Home(Path(home))), repository, name, at_once=int(at_once), report=report)
+
+
+if __name__ == "__main__":
+    anyio.run(main)

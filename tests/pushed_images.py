@@ -1,0 +1,68 @@
+"""Images in a registry, pushed piece by piece with the parts that push is made of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cached_images import CONFIG
+from tartlet.image.bodies import from_bytes
+from tartlet.image.layers import cut
+from tartlet.image.manifest import (
+    NVRAM,
+    OCI_CONFIG,
+    VM_CONFIG,
+    Descriptor,
+    blob_descriptor,
+    flat_manifest,
+    oci_config,
+)
+from tartlet.image.registry import Repository
+from tartlet.image.source import raw_disk
+from tartlet.image.transfer import push_piece
+from tartlet.image.upload import push_blob
+
+WHEN = datetime(2026, 8, 18, tzinfo=UTC)
+
+
+def disk_file(path: Path, size: int, data: Mapping[int, bytes]) -> Path:
+    """A sparse disk with `data` at some offsets."""
+    with path.open("wb") as file:
+        for at, content in data.items():
+            file.seek(at)
+            file.write(content)
+        file.truncate(size)
+    return path
+
+
+async def pushed(
+    repository: Repository, tag: str, disk: Path, *, piece: int, config: bytes = CONFIG, nvram: bytes = b"nvram"
+) -> str:
+    """Push an image with pieces of `piece` bytes; returns the manifest's digest."""
+    layers: list[Descriptor] = []
+    with raw_disk(disk) as source, ExitStack() as held:
+        size = source.size
+        for region in cut(size, piece):
+            spool = os.memfd_create("spool")
+            held.callback(os.close, spool)
+            layers.append((await push_piece(repository, source, region, spool))[0])
+    small = {
+        VM_CONFIG: config,
+        NVRAM: nvram,
+        OCI_CONFIG: oci_config(architecture="amd64", system="linux", disk_format="raw"),
+    }
+    blobs = {kind: blob_descriptor(kind, data) for kind, data in small.items()}
+    for kind, blob in blobs.items():
+        await push_blob(repository, blob, from_bytes(small[kind]))
+    manifest = flat_manifest(
+        vm_config=blobs[VM_CONFIG],
+        disk=layers,
+        nvram=blobs[NVRAM],
+        oci_config=blobs[OCI_CONFIG],
+        disk_size=size,
+        uploaded=WHEN,
+    )
+    return await repository.put_manifest(tag, manifest.encoded())
