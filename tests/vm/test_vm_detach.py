@@ -96,6 +96,13 @@ def test_ctrl_c_while_the_vm_starts_and_while_its_agent_is_awaited(stopped: Lab)
 def test_a_vm_that_ends_before_its_agent_answers_is_told(stopped: Lab) -> None:
     with leaving_nobody(), stopped.started("run", "mini", *BACKGROUND) as run:
         until(lambda: stopped.vm().path.joinpath("control.sock").exists(), "the control socket")
+        kill(stopped.qemu())  # at about the moment at which the guest begins to run
+        out, _ = run.communicate(timeout=20)
+        assert run.returncode == 1
+        assert "QEMU was killed by SIGKILL" in out
+    with leaving_nobody(), stopped.started("run", "mini", *BACKGROUND) as run:
+        standard_error = f"/proc/{stopped.supervisor()}/fd/2"
+        until(lambda: os.readlink(standard_error) == str(stopped.vm().run_log_path), "the VM without its agent")
         kill(stopped.qemu())
         out, _ = run.communicate(timeout=20)
         assert run.returncode == 1

@@ -67,12 +67,14 @@ async def running(
         events = held.enter_context(monitor.listening("SHUTDOWN", "VSERPORT_CHANGE"))
         if state is not None:
             await state_file.restore(monitor, state)
-        await console.opened(monitor, options, plan.network.record.address, log)
+        async with _crash_told(process):
+            await console.opened(monitor, options, plan.network.record.address, log)
         live = RunningVm(store.home.tmp, folder, plan, process, monitor, events, log, record)
         await held.enter_async_context(live.served(resumed=state is not None))
         if state is not None:
             _forget(folder)  # when nothing can fail any more
-        await monitor.cont()
+        async with _crash_told(process):
+            await monitor.cont()
         yield live
 
 
@@ -177,14 +179,21 @@ async def _attempt(
             spawned(argv, log_file=vm.qemu_log_path, pass_fds=machine.descriptors())
         )
         theirs.close()
-        try:
+        async with _crash_told(process):
             monitor = await held.enter_async_context(qmp.connected(ours))
-        except MonitorUnreachable:
-            with anyio.move_on_after(1):
-                await process.wait()
-                raise process.crash() from None
-            raise
         yield process, monitor
+
+
+@asynccontextmanager
+async def _crash_told(process: Process) -> AsyncGenerator[None]:
+    """A monitor that falls silent in the block means that QEMU has ended: raises QemuCrashed, which tells how."""
+    try:
+        yield
+    except MonitorUnreachable:
+        with anyio.move_on_after(1):
+            await process.wait()
+            raise process.crash() from None
+        raise
 
 
 def _forget(folder: Path) -> None:

@@ -63,7 +63,6 @@ class RunningVm:
         self.agent = QemuGuestAgent(plan.agent)
         self.announce = log.announce
         """Notes a line in the run's log and tells it to whoever watches."""
-        process.log_file = folder / process.log_file.name  # its crash is told even when the VM has been renamed
         self._tmp, self._events, self._log, self._record = tmp, events, log, record
         self._decided: Ending | None = None
         self._suspending = False
@@ -170,6 +169,7 @@ class RunningVm:
         if ending is Ending.GUEST_SHUT_DOWN:
             self.announce("guest has stopped the virtual machine")
         elif ending is Ending.CRASHED:
+            self.process.log_file = self.folder / self.process.log_file.name  # the VM may have been renamed
             detail = str(self.process.crash())
             self.announce(f"guest has stopped the virtual machine due to error: {detail}")
         return self._record.finish(ending, status, detail)
