@@ -1,4 +1,4 @@
-"""The disk of an image while it is pulled: piece by piece, from this machine where possible, resumable at any moment."""
+"""The disk of an image while it is pulled: piece by piece, from this machine if possible, resumable at any moment."""
 
 from __future__ import annotations
 

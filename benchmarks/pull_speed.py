@@ -1,0 +1,136 @@
+"""Time a pull against `skopeo copy docker://… dir:…` of the same blobs, from a registry on this machine.
+
+    .venv/bin/python benchmarks/pull_speed.py [--size GIB] [--piece MIB] [--folder DIR]
+
+The disk is half random data, half text-like, and the pull decodes, verifies and writes it, which skopeo does not.
+Then: the pull of a second version (100 MB changed), that of a sparse disk of 50 GB, and the peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import anyio
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from pushed_images import pushed
+from registries import real_registry
+from tartlet.host.paths import Home
+from tartlet.image.cache import ImageCache
+from tartlet.image.pull import Pulled, pull
+from tartlet.image.reference import ImageName, parse
+from tartlet.image.registry import opened
+from tartlet.units import GB, GIB, MIB
+
+ROUNDS = 3
+
+
+async def main() -> None:
+    words = argparse.ArgumentParser()
+    words.add_argument("--size", type=float, default=2, help="GiB of the disk")
+    words.add_argument("--piece", type=int, default=64, help="MiB of a piece")
+    words.add_argument("--folder", help="where to work")
+    words.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    asked = words.parse_args()
+    if asked.child:
+        await child(Path(asked.child[0]), parse(asked.child[1]))
+        return
+    with tempfile.TemporaryDirectory(dir=asked.folder) as place:
+        async with real_registry(Path(place)) as host:
+            await measure(Path(place), host, int(asked.size * GIB), asked.piece * MIB)
+
+
+async def measure(place: Path, host: str, size: int, piece: int) -> None:
+    disk = place / "disk.img"
+    make_disk(disk, size)
+    async with opened(insecure=True, environment={"HOME": str(place)}) as registries:
+        repository = registries.repository(host, "bench/vm")
+        await pushed(repository, "one", disk, piece=piece)
+        with disk.open("r+b") as file:
+            for part in range(10):
+                file.seek(part * size // 10)
+                file.write(random.randbytes(10_000_000))
+        await pushed(repository, "two", disk, piece=piece)
+        disk.unlink()
+        with disk.open("wb") as file:
+            file.write(random.randbytes(100 * MIB))
+            file.truncate(50 * GB)
+        await pushed(repository, "sparse", disk, piece=piece)
+    name = ImageName(host, "bench/vm", tag="one")
+    ours: list[float] = []
+    theirs: list[float] = []
+    most = 0
+    for number in range(ROUNDS):
+        await drain()
+        theirs.append(timed(skopeo_words(name, place / f"skopeo{number}")))
+        shutil.rmtree(place / f"skopeo{number}")
+        await drain()
+        took, memory = timed_and_weighed(our_words(place / f"home{number}", name))
+        ours.append(took)
+        most = max(most, memory)
+        if number:
+            shutil.rmtree(place / f"home{number}")
+    best, best_theirs = min(ours), min(theirs)
+    print(f"skopeo copy   {best_theirs:6.2f} s   {[round(one, 2) for one in theirs]}")
+    print(f"pull          {best:6.2f} s   {[round(one, 2) for one in ours]}   {best / best_theirs:.2f} of it")
+    for tag in ("two", "sparse"):
+        await drain()
+        took, memory = timed_and_weighed(our_words(place / "home0", ImageName(host, "bench/vm", tag=tag)))
+        most = max(most, memory)
+        print(f"pull of {tag:<6}{took:6.2f} s")
+    print(f"peak memory   {most:6} MiB")
+
+
+def make_disk(path: Path, size: int) -> None:
+    noise = random.Random(3)
+    text = b"".join(b"%d the quick brown fox\n" % number for number in range(50_000))[:MIB]
+    with path.open("wb") as file:
+        for at in range(0, size, MIB):
+            file.write(noise.randbytes(MIB) if at // MIB % 2 else text)
+
+
+async def drain() -> None:
+    """Let what was written reach the medium, so that one round does not pay for another."""
+    await anyio.to_thread.run_sync(os.sync)
+    await anyio.sleep(0.5)
+
+
+def skopeo_words(name: ImageName, target: Path) -> list[str]:
+    return ["skopeo", "copy", "-q", "--src-tls-verify=false", f"docker://{name}", f"dir:{target}"]
+
+
+def our_words(home: Path, name: ImageName) -> list[str]:
+    return [sys.executable, __file__, "--child", str(home), str(name)]
+
+
+def timed(words: list[str]) -> float:
+    return timed_and_weighed(words)[0]
+
+
+def timed_and_weighed(words: list[str]) -> tuple[float, int]:
+    """Seconds, and the most memory it had, in MiB."""
+    start = time.perf_counter()
+    process = subprocess.Popen(words)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, words)
+    return time.perf_counter() - start, used.ru_maxrss // 1024
+
+
+async def child(home: Path, name: ImageName) -> Pulled:
+    async with opened(insecure=True) as registries:
+        repository = registries.repository(name.host, name.namespace)
+        return await pull(ImageCache(Home(home).prepared()), repository, name)
+
+
+if __name__ == "__main__":
+    anyio.run(main)
