@@ -40,6 +40,9 @@ _LOG_INTERVAL = 5
 _CLOCK_TIMEOUT = 60
 """Seconds a resumed guest's agent gets to take the time."""
 
+_WINDOW_CLOSED = ("host-ui", "host-qmp-quit")
+"""What QEMU calls it when its window is closed: SDL and Cocoa the first, GTK the second."""
+
 
 class RunningVm:
     """One live VM, as `lifecycle.running` gives it out."""
@@ -195,7 +198,7 @@ class RunningVm:
             return Ending.CRASHED
         if self._shutdown.data.get("guest"):
             return Ending.GUEST_SHUT_DOWN
-        return Ending.STOPPED if self._shutdown.data.get("reason") == "host-ui" else Ending.CRASHED
+        return Ending.STOPPED if self._shutdown.data.get("reason") in _WINDOW_CLOSED else Ending.CRASHED
 
     async def _correct_clock(self) -> None:
         """A resumed guest believes it is still the moment of its suspension."""
