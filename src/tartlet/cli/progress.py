@@ -5,14 +5,32 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import click
-
-from tartlet.build.progress import Progress
 
 _UP_AND_ERASE = "\x1b[1A\r\x1b[J"
 _NOT_OFTENER = 1.0
 """Seconds between two percentages."""
+
+
+class Moment(Protocol):
+    """One moment of any longer work: building a guest, moving an image."""
+
+    @property
+    def stage(self) -> str:
+        """What is going on, in words for the user."""
+        ...
+
+    @property
+    def done(self) -> int:
+        """Units of work finished in this stage."""
+        ...
+
+    @property
+    def total(self) -> int | None:
+        """Units of work in this stage; None when nobody can know."""
+        ...
 
 
 class ProgressLines:
@@ -25,7 +43,7 @@ class ProgressLines:
         self._shown: int | None = None
         self._shown_at = 0.0
 
-    def report(self, progress: Progress) -> None:
+    def report(self, progress: Moment) -> None:
         """Print what is new in `progress`: its stage, or a percentage at most once a second and at the end."""
         if progress.stage != self._stage:
             self._stage, self._shown = progress.stage, None
