@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
+
 TART = Path(sys.executable).with_name("tart")
 
 
@@ -52,3 +54,11 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
                 start = file.read(4096)
         found[str(path.relative_to(folder))] = stat.st_mode, stat.st_size if path.is_file() else 0, start
     return found
+
+
+async def tart_beside(home: Path, *words: str, **environment: str) -> Called:
+    """The same while a server of the test goes on working in this process."""
+    done = await anyio.run_process(
+        [str(TART), *words], stdin=subprocess.DEVNULL, check=False, env=surroundings(home, **environment)
+    )
+    return Called(done.returncode, done.stdout.decode(errors="surrogateescape"), done.stderr.decode())

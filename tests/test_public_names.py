@@ -18,6 +18,10 @@ PUBLIC = {
     "tartlet.guest.commands": {"Command"},
     "tartlet.guest.errors": {"AgentCannot", "AgentFailed", "AgentUnavailable"},
     "tartlet.host.paths": {"Home"},
+    "tartlet.image.cache": {"CachedImage", "ImageCache", "ImageMissing"},
+    "tartlet.image.progress": {"TransferProgress"},
+    "tartlet.image.pull": {"Pulled"},
+    "tartlet.image.reference": {"ImageName"},
     "tartlet.settings": {"Settings"},
     "tartlet.version": {"__version__"},
     "tartlet.vm.change": {"Changes", "change"},
@@ -30,6 +34,7 @@ PUBLIC = {
     "tartlet.vm.live": {"RunningVm"},
     "tartlet.vm.model": {"Display", "VmConfig", "VmState"},
     "tartlet.vm.options": {"RunOptions"},
+    "tartlet.vm.pull": {"pull"},
     "tartlet.vm.stop": {"request_suspend", "stop", "wait_until_stopped"},
     "tartlet.vm.store": {"VmMissing", "VmNotRunning", "VmRunning", "VmStore"},
 }

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from tartlet.guest.commands import Command
     from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
     from tartlet.host.paths import Home
+    from tartlet.image.cache import CachedImage, ImageCache, ImageMissing
+    from tartlet.image.progress import TransferProgress
+    from tartlet.image.pull import Pulled
+    from tartlet.image.reference import ImageName
     from tartlet.settings import Settings
     from tartlet.version import __version__
     from tartlet.vm.change import Changes, change
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from tartlet.vm.live import RunningVm
     from tartlet.vm.model import Display, VmConfig, VmState
     from tartlet.vm.options import RunOptions
+    from tartlet.vm.pull import pull
     from tartlet.vm.stop import request_suspend, stop, wait_until_stopped
     from tartlet.vm.store import VmMissing, VmNotRunning, VmRunning, VmStore
 
@@ -34,6 +39,10 @@ _MODULES = {
     "guest.commands": ("Command",),
     "guest.errors": ("AgentCannot", "AgentFailed", "AgentUnavailable"),
     "host.paths": ("Home",),
+    "image.cache": ("CachedImage", "ImageCache", "ImageMissing"),
+    "image.progress": ("TransferProgress",),
+    "image.pull": ("Pulled",),
+    "image.reference": ("ImageName",),
     "settings": ("Settings",),
     "version": ("__version__",),
     "vm.change": ("Changes", "change"),
@@ -46,6 +55,7 @@ _MODULES = {
     "vm.live": ("RunningVm",),
     "vm.model": ("Display", "VmConfig", "VmState"),
     "vm.options": ("RunOptions",),
+    "vm.pull": ("pull",),
     "vm.stop": ("request_suspend", "stop", "wait_until_stopped"),
     "vm.store": ("VmMissing", "VmNotRunning", "VmRunning", "VmStore"),
 }
@@ -54,6 +64,7 @@ __all__ = [
     "AgentCannot",
     "AgentFailed",
     "AgentUnavailable",
+    "CachedImage",
     "Changes",
     "Command",
     "DiskFormat",
@@ -63,13 +74,18 @@ __all__ = [
     "FileTrouble",
     "GuestChannel",
     "Home",
+    "ImageCache",
+    "ImageMissing",
+    "ImageName",
     "InvalidArgument",
     "LastRun",
+    "Pulled",
     "RunOptions",
     "RunningVm",
     "Settings",
     "ToolFailed",
     "ToolMissing",
+    "TransferProgress",
     "UserError",
     "VmAlreadyRunning",
     "VmConfig",
@@ -87,6 +103,7 @@ __all__ = [
     "create_empty",
     "last_run",
     "local_entries",
+    "pull",
     "request_suspend",
     "running",
     "stop",

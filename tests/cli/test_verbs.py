@@ -597,7 +597,8 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["exec", "debian"], 64, "<command>"),
     (["exec", "debian", "--"], 64, "command"),
     (["exec", "-x", "debian", "ls"], 64, "-x"),
-    (["pull", "ghcr.io/a/b"], 64, "pull"),
+    (["pull"], 64, "<remote-name>"),
+    (["pull", "debian:latest"], 1, "position 7"),
     (["--bogus"], 64, "--bogus"),
 ]
 

@@ -18,7 +18,20 @@ STANDING = ("--help", "--help-hidden", "--version", "--generate-completion-scrip
 
 def any_vms(ctx: click.Context, param: click.Parameter | None, incomplete: str) -> list[str]:
     """Whatever can be cloned, exported or deleted."""
-    return local_vms(ctx, param, incomplete)
+    return local_vms(ctx, param, incomplete) + cached_images(ctx, param, incomplete)
+
+
+def cached_images(ctx: click.Context, param: click.Parameter | None, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Names of images in the cache."""
+    from tartlet.host.paths import Home
+    from tartlet.image.cache import ImageCache
+    from tartlet.settings import Settings
+
+    try:
+        found = [str(cached.name) for cached in ImageCache(Home(Settings.read().home)).names()]
+    except (UserError, OSError):
+        return []
+    return [name for name in found if name.startswith(incomplete)]
 
 
 def local_vms(ctx: click.Context, param: click.Parameter | None, incomplete: str) -> list[str]:  # noqa: ARG001

@@ -24,6 +24,7 @@ VERBS: Mapping[str, str] = {
     "list": "List VMs.",
     "ip": "Print the IP address of a VM.",
     "exec": "Run a command inside a running VM.",
+    "pull": "Bring an image from a registry into the cache.",
     "prune": "Remove what nothing uses any more.",
     "rename": "Give a VM another name.",
     "stop": "Stop a VM.",

@@ -56,6 +56,11 @@ class ImageName:
     def __setattr__(self, field: str, value: object) -> None:
         raise AttributeError(f"an image name cannot be changed: {field}")
 
+    @classmethod
+    def parse(cls, text: str) -> ImageName:
+        """The image that `text` names; without tag and digest the tag is `latest`. Raises BadImageName."""
+        return parse(text)
+
     @property
     def reference(self) -> str:
         """What names the manifest inside the repository: the tag or the digest."""

@@ -1,0 +1,46 @@
+"""A pull as `tart pull` and `tart clone` show it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import click
+
+from tartlet.cli.transfer_display import shown_transfer
+from tartlet.cli.wiring import App
+from tartlet.image.pull import Pulled
+from tartlet.image.reference import ImageName
+from tartlet.units import human_size
+from tartlet.vm.pull import pull
+
+
+async def pulled(app: App, name: ImageName, insecure: bool, at_once: int, format_: str) -> Pulled:
+    """Pull an image, show how far it is and tell what it came to. Raises as `tartlet.vm.pull.pull` does."""
+    with shown_transfer(plain=app.settings.plain_progress, format_=format_) as display:
+        done = await pull(app.uncollected_store, name, insecure=insecure, at_once=at_once, report=display.report)
+        display.conclude(
+            _sentence(name, done),
+            "cached" if done.was_cached else "pulled",
+            name=str(name),
+            digest=done.image.digest,
+            received=done.received,
+            reused=done.reused,
+        )
+        return done
+
+
+def _sentence(name: ImageName, done: Pulled) -> str:
+    if done.was_cached:
+        return f"{name} is in the cache already"
+    return f"pulled {name}: {human_size(done.received)} received, {human_size(done.reused)} were here already"
+
+
+@contextmanager
+def said_when_interrupted(name: ImageName) -> Generator[None]:
+    """Tell whoever presses Ctrl+C inside the block that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: what came so far is kept for a day, the next pull of {name} goes on there", err=True)
+        raise

@@ -1,0 +1,60 @@
+"""An image from its registry into the cache of a home, with everything the home knows used again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+
+from tartlet.disk.chain import chain_of
+from tartlet.disk.model import DiskFormat
+from tartlet.errors import UserError
+from tartlet.image import origin
+from tartlet.image.cache import ImageCache
+from tartlet.image.progress import TransferReport, silent
+from tartlet.image.pull import Pulled
+from tartlet.image.pull import pull as pull_into
+from tartlet.image.reference import ImageName
+from tartlet.image.registry import opened
+from tartlet.image.reuse import LocalDisk
+from tartlet.vm.folder import VmFolder, declared_format
+from tartlet.vm.store import VmStore
+
+log = logging.getLogger(__name__)
+
+
+async def pull(
+    store: VmStore, name: ImageName, *, insecure: bool = False, at_once: int = 4, report: TransferReport = silent
+) -> Pulled:
+    """Have the image `name` in the home's cache, as its registry has it now.
+
+    Pieces of the disk that any cached image or any VM of the home has are not fetched. `insecure`: plain HTTP.
+    `at_once`: parallel downloads. Ended early, by whatever, it leaves what the next pull of the image goes on with.
+    Raises StackedImage, BadManifest, NoSpace, FileTrouble, CorruptBlob, RegistryUnreachable, RegistryError,
+    AuthenticationFailed; in groups too.
+    """
+    async with opened(insecure=insecure, at_once=at_once) as registries:
+        repository = registries.repository(name.host, name.namespace)
+        disks = partial(disks_of_images, store)
+        return await pull_into(
+            ImageCache(store.home), repository, name, at_once=at_once, local_disks=disks, report=report
+        )
+
+
+def disks_of_images(store: VmStore) -> Iterator[LocalDisk]:
+    """The raw disk files of VMs that began as images: what such a VM still shares with its image is in them."""
+    for vm in store.all():
+        manifest = origin.read_manifest(vm.path)
+        if manifest is None:
+            continue
+        try:
+            yield from _raw_files(vm, manifest)
+        except UserError as exc:
+            log.debug("nothing of VM %s is used again: %s", vm.name, exc)
+
+
+def _raw_files(vm: VmFolder, manifest: bytes) -> list[LocalDisk]:
+    """The bottom first: what stands below an overlay is unchanged."""
+    chain = chain_of(vm.path, declared_format(vm))
+    files = [disk.path for disk in (*reversed(chain.bases), chain.top) if disk.format is DiskFormat.RAW]
+    return [LocalDisk(manifest, path) for path in files]

@@ -1,0 +1,200 @@
+"""`tart pull` against a real registry: what it prints, how it ends, and how the next one goes on where it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from command import TART, Called, surroundings, tart, tart_beside
+from pushed_images import disk_file, pushed
+from registries import Fault, Front, front, real_registry
+from tartlet.host.paths import Home
+from tartlet.image.cache import MARK, ImageCache
+from tartlet.image.manifest import read_manifest
+from tartlet.image.reference import parse
+from tartlet.image.registry import Repository, opened
+from tartlet.units import MIB
+
+BLOBS = r"/blobs/sha256"
+NOISE = random.Random(11).randbytes(12 * MIB)
+PIECE = MIB
+
+
+@pytest.fixture(scope="module")
+async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
+    async with real_registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
+
+
+@pytest.fixture
+async def before(host: str) -> AsyncGenerator[Front]:
+    async with front(host) as state:
+        yield state
+
+
+@pytest.fixture
+async def repository(before: Front, tmp_path: Path) -> AsyncGenerator[Repository]:
+    async with opened(insecure=True, environment={"HOME": str(tmp_path)}) as registries:
+        yield registries.repository(before.host, f"tests/vm-{os.urandom(6).hex()}")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """Twelve pieces of noise, four of zeros, and half a one."""
+    return disk_file(tmp_path / "disk.img", 16 * MIB + MIB // 2, {0: NOISE[: 6 * MIB], 10 * MIB: NOISE[6 * MIB :]})
+
+
+def named(repository: Repository, tag: str = "one") -> str:
+    return f"{repository.base.host}:{repository.base.port}/{repository.namespace}:{tag}"
+
+
+def cached_disk(home: Path, name: str) -> Path:
+    return ImageCache(Home(home)).find(parse(name)).disk_path
+
+
+def same(one: Path, other: Path) -> bool:
+    return subprocess.run(["cmp", one, other], check=False).returncode == 0
+
+
+def blobs_got(before: Front) -> list[str]:
+    return [one.path for one in before.seen if one.method == "GET" and re.search(BLOBS, one.path)]
+
+
+async def test_a_pull_prints_lines_and_ends_with_the_whole_image(
+    repository: Repository, disk: Path, home: Path
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    name = named(repository)
+    called = await tart_beside(home, "pull", "--insecure", name)
+    assert (called.code, called.err) == (0, "")
+    lines = called.out.splitlines()
+    assert lines[0] == f"pulling {name}..."
+    assert lines[-2] == "100%"
+    assert re.fullmatch(rf"pulled {name}: 1[23] MB received, \d+ kB were here already", lines[-1])
+    assert same(cached_disk(home, name), disk)
+    again = await tart_beside(home, "pull", "--insecure", name)
+    assert again == Called(0, f"pulling {name}...\n{name} is in the cache already\n", "")
+
+
+async def test_json_tells_programs_how_far_it_is(repository: Repository, disk: Path, home: Path) -> None:
+    digest = await pushed(repository, "one", disk, piece=PIECE)
+    name = named(repository)
+    called = await tart_beside(home, "pull", "--insecure", "--format", "json", name)
+    told = [json.loads(line) for line in called.out.splitlines()]
+    assert told[0] == {"stage": f"pulling {name}", "done": 0, "total": None, "reused": 0}
+    assert told[-2]["done"] == told[-2]["total"]
+    result = told[-1]
+    assert (result["result"], result["name"], result["digest"]) == ("pulled", name, digest)
+    assert result["received"] + result["reused"] == told[-2]["total"]
+
+
+async def test_a_pull_by_digest_is_marked_and_a_moved_tag_is_followed(
+    repository: Repository, disk: Path, home: Path
+) -> None:
+    digest = await pushed(repository, "one", disk, piece=PIECE)
+    by_digest = f"{named(repository).rpartition(':')[0]}@{digest}"
+    assert (await tart_beside(home, "pull", "--insecure", by_digest)).code == 0
+    cache = ImageCache(Home(home))
+    assert (cache.find(parse(by_digest)).path / MARK).exists()
+    with disk.open("r+b") as file:
+        file.write(b"new")
+    new = await pushed(repository, "one", disk, piece=PIECE)
+    assert (await tart_beside(home, "pull", "--insecure", named(repository))).code == 0
+    assert cache.find(parse(named(repository))).digest == new
+    assert len(cache.images()) == 2
+
+
+def test_what_is_no_image_name(home: Path) -> None:
+    called = tart(home, "pull", "debian")
+    assert (called.code, called.out) == (1, "")
+    assert "'debian' is not an image name" in called.err
+    assert "position 7" in called.err
+    assert tart(home, "pull").code == 64
+    assert tart(home, "pull", "--concurrency", "0", "a.b/c").code == 64
+
+
+def test_a_local_vm_of_that_name_is_all_there_is_to_it(home: Path) -> None:
+    tart(home, "create", "--linux", "debian")
+    assert tart(home, "pull", "debian") == Called(0, '"debian" is a local VM: there is nothing to pull\n', "")
+
+
+async def test_an_image_that_is_not_there_and_a_registry_that_does_not_answer(before: Front, home: Path) -> None:
+    called = await tart_beside(home, "pull", "--insecure", f"{before.host}/no/such:one")
+    assert called.code == 1
+    assert f"{before.host}/v2/no/such" in called.err
+    assert "Traceback" not in called.err
+
+
+async def test_ctrl_c_says_that_nothing_is_lost(repository: Repository, disk: Path, before: Front, home: Path) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    late = read_manifest(await repository.manifest("one")).layers[14]
+    fault = Fault("GET", late.digest, stall=60)
+    before.faults.append(fault)
+    name = named(repository)
+    words = [str(TART), "pull", "--insecure", name]
+    async with await anyio.open_process(words, env=surroundings(home), start_new_session=True) as process:
+        while fault.times or len(blobs_got(before)) < 12:  # noqa: ASYNC110 - a process of its own
+            await anyio.sleep(0.02)
+        await anyio.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr
+        said = b"".join([part async for part in process.stderr]).decode()
+        assert await process.wait() == 1
+    assert said == f"interrupted: what came so far is kept for a day, the next pull of {name} goes on there\n"
+    first = len(set(blobs_got(before)))
+    assert tart(home, "list").out == "\n"  # and other verbs leave it alone
+    before.seen.clear()
+    assert (await tart_beside(home, "pull", "--insecure", name)).code == 0
+    assert same(cached_disk(home, name), disk)
+    assert len(blobs_got(before)) < first
+
+
+@pytest.mark.parametrize("after", [2, 7, 14])
+async def test_killed_in_the_middle_the_next_pull_is_exact_and_fetches_little_twice(
+    repository: Repository, disk: Path, before: Front, home: Path, after: int
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    name, workers = named(repository), 2
+    words = [str(TART), "pull", "--insecure", "--concurrency", str(workers), name]
+    before.seen.clear()
+    async with await anyio.open_process(words, env=surroundings(home)) as process:
+        while len(blobs_got(before)) < after and process.returncode is None:  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+        process.kill()
+    assert ImageCache(Home(home)).names() == []
+    assert (await tart_beside(home, "pull", "--insecure", "--concurrency", str(workers), name)).code == 0
+    assert same(cached_disk(home, name), disk)
+    got = blobs_got(before)
+    assert len(got) - len(set(got)) - 2 <= workers  # the config and the variables are small
+
+
+async def test_two_pulls_of_one_image_at_once_share_the_work(
+    repository: Repository, disk: Path, before: Front, home: Path
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    before.seen.clear()
+    ended: list[Called] = []
+
+    async def one() -> None:
+        ended.append(await tart_beside(home, "pull", "--insecure", named(repository)))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(one)
+    assert [called.code for called in ended] == [0, 0, 0]
+    assert len(blobs_got(before)) == len(set(blobs_got(before)))
+    assert same(cached_disk(home, named(repository)), disk)
