@@ -22,6 +22,8 @@ PUBLIC = {
     "tartlet.image.progress": {"TransferProgress"},
     "tartlet.image.pull": {"Pulled"},
     "tartlet.image.reference": {"ImageName"},
+    "tartlet.image.secret": {"Credentials"},
+    "tartlet.image.sign_in": {"CredentialStore", "InvalidCredentials", "log_in", "log_out"},
     "tartlet.settings": {"Settings"},
     "tartlet.version": {"__version__"},
     "tartlet.vm.change": {"Changes", "change"},

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tartlet.image.progress import TransferProgress
     from tartlet.image.pull import Pulled
     from tartlet.image.reference import ImageName
+    from tartlet.image.secret import Credentials
+    from tartlet.image.sign_in import CredentialStore, InvalidCredentials, log_in, log_out
     from tartlet.settings import Settings
     from tartlet.version import __version__
     from tartlet.vm.change import Changes, change
@@ -43,6 +45,8 @@ _MODULES = {
     "image.progress": ("TransferProgress",),
     "image.pull": ("Pulled",),
     "image.reference": ("ImageName",),
+    "image.secret": ("Credentials",),
+    "image.sign_in": ("CredentialStore", "InvalidCredentials", "log_in", "log_out"),
     "settings": ("Settings",),
     "version": ("__version__",),
     "vm.change": ("Changes", "change"),
@@ -67,6 +71,8 @@ __all__ = [
     "CachedImage",
     "Changes",
     "Command",
+    "CredentialStore",
+    "Credentials",
     "DiskFormat",
     "Display",
     "Ending",
@@ -78,6 +84,7 @@ __all__ = [
     "ImageMissing",
     "ImageName",
     "InvalidArgument",
+    "InvalidCredentials",
     "LastRun",
     "Pulled",
     "RunOptions",
@@ -103,6 +110,8 @@ __all__ = [
     "create_empty",
     "last_run",
     "local_entries",
+    "log_in",
+    "log_out",
     "pull",
     "request_suspend",
     "running",

@@ -14,7 +14,6 @@ import anyio
 import pytest
 
 from registries import Fault, Front, front, real_registry
-from tartlet.errors import InvalidArgument
 from tartlet.image import pace, transport
 from tartlet.image.bodies import from_bytes, from_file
 from tartlet.image.credentials import CredentialSources
@@ -24,6 +23,7 @@ from tartlet.image.registry import Registries, Repository, opened
 from tartlet.image.registry_errors import (
     AuthenticationFailed,
     BadAnswer,
+    BadRegistryHost,
     NotInRegistry,
     RegistryError,
     RegistryUnreachable,
@@ -332,7 +332,7 @@ async def test_plain_http_is_recognised_behind_https(registry_host: str, tmp_pat
 
 @pytest.mark.parametrize("host", ["https://ghcr.io", "a b", "host:port", "", "host:99999", "a/b"])
 async def test_what_is_no_host_is_refused(registries: Registries, host: str) -> None:
-    with pytest.raises(InvalidArgument) as refused:
+    with pytest.raises(BadRegistryHost) as refused:
         registries.repository(host, "a")
     if "://" in host:
         assert refused.value.hint == "leave out the scheme"

@@ -22,6 +22,8 @@ VERBS: Mapping[str, str] = {
     "set": "Change the configuration of a VM.",
     "get": "Show the configuration of a VM.",
     "list": "List VMs.",
+    "login": "Log in to a registry.",
+    "logout": "Forget the credentials of a registry.",
     "ip": "Print the IP address of a VM.",
     "exec": "Run a command inside a running VM.",
     "pull": "Bring an image from a registry into the cache.",

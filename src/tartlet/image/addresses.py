@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
 
 from yarl import URL
 
-from tartlet.image.registry_errors import BadAnswer
+from tartlet.image.quirks import http_host
+from tartlet.image.registry_errors import BadAnswer, BadRegistryHost
+
+log = logging.getLogger(__name__)
+
+_HOST = re.compile(r"[A-Za-z0-9.:\[\]-]+")
+
+
+def api_of(host: str, *, insecure: bool) -> URL:
+    """The address of a registry's API, ending in `/v2/`, from its host as typed. Raises BadRegistryHost."""
+    try:
+        base = URL(f"{'http' if insecure else 'https'}://{http_host(host)}/v2/", encoded=True)
+        if base.host and base.port is not None and _HOST.fullmatch(host):
+            return base
+    except ValueError:
+        log.debug("%r is no host", host)
+    raise BadRegistryHost(host)
 
 
 def resolve(base: URL, location: str) -> URL:

@@ -90,13 +90,12 @@ async def in_document(
 ) -> Credentials | None:
     """What an auth file says about a registry. Raises UserError when a helper fails."""
     auths = table(document, "auths")
-    for key in _keys(host, namespace):
+    for key in keys(host, namespace):
         if credentials := _from_entry(auths.get(key)):
             return credentials
-    if helper := configured_helper(document, host):
-        key = _HUB_KEY if host in _DOCKER_HUB else host
-        if credentials := await ask_helper(helper, key, environment):
-            return credentials
+    helper = configured_helper(document, host)
+    if helper and (credentials := await ask_helper(helper, own_key(host), environment)):
+        return credentials
     for pattern, entry in auths.items():
         if "*" in pattern and fnmatch.fnmatchcase(host, _bare(pattern)):
             return _from_entry(entry)
@@ -189,7 +188,12 @@ def _decoded(auth: object) -> str:
         return ""
 
 
-def _keys(host: str, namespace: str) -> Iterator[str]:
+def own_key(host: str) -> str:
+    """The name under which `docker login` keeps the credentials of a registry."""
+    return _HUB_KEY if host in _DOCKER_HUB else host
+
+
+def keys(host: str, namespace: str = "") -> Iterator[str]:
     """The names under which an entry for a registry may stand; Podman's may name a part of it and then win."""
     parts = namespace.split("/") if namespace else []
     for count in range(len(parts), 0, -1):

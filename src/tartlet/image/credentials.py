@@ -26,9 +26,18 @@ class CredentialSources:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     warn: Warn = log.warning
     """Gets one line for each source that failed. No line ever holds a secret."""
+    only: Credentials | None = None
+    """Use these, and ask no source at all."""
 
     async def find(self, host: str, namespace: str = "") -> Credentials | None:
         """What to tell the registry `host` (with its port) about who asks for `namespace`; None means nobody."""
+        if self.only:
+            return self.only
+        found = await self.first(host, namespace)
+        return found[1] if found else None
+
+    async def first(self, host: str, namespace: str = "") -> tuple[str, Credentials] | None:
+        """The first source that knows the registry, in words for the user, and what it knows."""
         sources: tuple[tuple[str, Callable[[], Awaitable[Credentials | None]]], ...] = (
             ("environment", lambda: from_environment(host, self.environment)),
             ("Docker and Podman files", lambda: auth_files.find(host, namespace, self.environment, self.warn)),
@@ -42,7 +51,7 @@ class CredentialSources:
                 continue
             if credentials:
                 log.debug("credentials for %s come from the %s", host, name)
-                return credentials
+                return name, credentials
         return None
 
 

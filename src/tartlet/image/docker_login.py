@@ -24,13 +24,13 @@ async def store(host: str, credentials: Credentials, environment: Mapping[str, s
     """
     path = _place(environment)
     document = dict(auth_files.read(path) or {})
-    helper = auth_files.configured_helper(document, host)
+    helper, key = auth_files.configured_helper(document, host), auth_files.own_key(host)
     if helper:
-        secret = {"ServerURL": host, "Username": credentials.username, "Secret": credentials.password}
+        secret = {"ServerURL": key, "Username": credentials.username, "Secret": credentials.password}
         await auth_files.tell_helper(helper, "store", json.dumps(secret), environment)
         return f"docker-credential-{helper}"
     entry = {"auth": credentials.basic().removeprefix("Basic ")}
-    document["auths"] = {**auth_files.table(document, "auths"), host: entry}
+    document["auths"] = {**auth_files.table(document, "auths"), key: entry}
     _save(path, document)
     return path
 
@@ -42,12 +42,15 @@ async def forget(host: str, environment: Mapping[str, str]) -> bool:
     helper = auth_files.configured_helper(document, host)
     if helper:
         try:
-            await auth_files.tell_helper(helper, "erase", host, environment)
+            await auth_files.tell_helper(helper, "erase", auth_files.own_key(host), environment)
         except ToolFailed as exc:
             log.debug("docker-credential-%s erased nothing: %s", helper, exc)
     auths = dict(auth_files.table(document, "auths"))
-    if auths.pop(host, None) is None:
+    there = [key for key in auth_files.keys(host) if key in auths]
+    if not there:
         return helper is not None
+    for key in there:
+        del auths[key]
     document["auths"] = auths
     _save(path, document)
     return True

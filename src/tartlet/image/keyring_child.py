@@ -6,7 +6,7 @@ import json
 import sys
 
 import keyring
-from keyring.errors import KeyringError, PasswordDeleteError
+from keyring.errors import KeyringError, NoKeyringError, PasswordDeleteError
 
 SERVICE = "Tart Credentials"
 """Under this name entries stand in the keyring, one for each registry: its host is the account."""
@@ -33,6 +33,8 @@ def main() -> None:
     """Answer one request."""
     try:
         reply = answer(json.load(sys.stdin))
+    except NoKeyringError:
+        reply = {"missing": "yes"}
     except KeyringError as exc:
         lines = str(exc).strip().splitlines()
         reply = {"trouble": lines[0] if lines else type(exc).__name__}

@@ -42,6 +42,12 @@ def is_there(environment: Mapping[str, str]) -> bool:
     return bool(environment.get("DBUS_SESSION_BUS_ADDRESS")) or os.path.exists(os.path.join(runtime, "bus"))
 
 
+def check_is_there(environment: Mapping[str, str]) -> None:
+    """Raises KeyringUnavailable when there is certainly none; whether one is locked is only found out by asking."""
+    if not is_there(environment):
+        raise KeyringUnavailable("this session has none")
+
+
 async def find(host: str, environment: Mapping[str, str]) -> Credentials | None:
     """The stored credentials of a registry; None when there are none, or no keyring. Raises KeyringUnavailable."""
     if not is_there(environment):
@@ -54,14 +60,15 @@ async def find(host: str, environment: Mapping[str, str]) -> Credentials | None:
 
 async def store(host: str, credentials: Credentials, environment: Mapping[str, str]) -> None:
     """Keep the credentials of a registry, replacing older ones. Raises KeyringUnavailable."""
-    if not is_there(environment):
-        raise KeyringUnavailable("this session has none")
+    check_is_there(environment)
     secret = {"username": credentials.username, "password": credentials.password}
-    await _asked({"do": "set", "host": host, **secret}, environment, LOGIN_SECONDS)
+    answer = await _asked({"do": "set", "host": host, **secret}, environment, LOGIN_SECONDS)
+    if "missing" in answer:
+        raise KeyringUnavailable("this session has none")
 
 
 async def forget(host: str, environment: Mapping[str, str]) -> None:
-    """Remove the credentials of a registry, if there are any. Raises KeyringUnavailable."""
+    """Remove the credentials of a registry, if there are any, or a keyring at all. Raises KeyringUnavailable."""
     if is_there(environment):
         await _asked({"do": "delete", "host": host}, environment, LOGIN_SECONDS)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -11,24 +9,19 @@ from dataclasses import dataclass
 import aiohttp
 from yarl import URL
 
-from tartlet.errors import InvalidArgument
-from tartlet.image.addresses import shown
+from tartlet.image.addresses import api_of, shown
 from tartlet.image.bodies import in_parts, one_part, whole
 from tartlet.image.credentials import CredentialSources
 from tartlet.image.login import Authorizer
 from tartlet.image.manifest import MANIFEST, MAX_MANIFEST_SIZE, Descriptor, digest_of
 from tartlet.image.pace import read_retry_after
 from tartlet.image.piece_writer import CorruptBlob
-from tartlet.image.quirks import http_host
 from tartlet.image.reference import is_digest
 from tartlet.image.registry_errors import BadAnswer, NotInRegistry, RegistryError
 from tartlet.image.tokens import TokenStore
 from tartlet.image.transport import BROKEN, FAILURES, Attempts, Body, Transport
 from tartlet.image.transport import opened as transport_opened
 
-log = logging.getLogger(__name__)
-
-_HOST = re.compile(r"[A-Za-z0-9.:\[\]-]+")
 _PREVIEW_BYTES = 4096
 _LARGEST_SMALL_BLOB = 64 * 1024 * 1024
 
@@ -42,8 +35,11 @@ class Registries:
         self._tokens = TokenStore()
 
     def repository(self, host: str, namespace: str, *, credentials: CredentialSources | None = None) -> Repository:
-        """A repository by its registry's host as typed (with the port) and its name there. Raises InvalidArgument."""
-        base = _base(host, "http" if self._insecure else "https")
+        """A repository by its registry's host as typed (with the port) and its name there.
+
+        Raises BadRegistryHost.
+        """
+        base = api_of(host, insecure=self._insecure)
         sources = credentials or self._sources
         return Repository(
             self.transport, base, Authorizer(self.transport, self._tokens, sources, host, namespace), namespace
@@ -214,18 +210,6 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     body: bytes
-
-
-def _base(host: str, scheme: str) -> URL:
-    """The address of a registry's API. Raises InvalidArgument."""
-    try:
-        base = URL(f"{scheme}://{http_host(host)}/v2/", encoded=True)
-        if base.host and base.port is not None and _HOST.fullmatch(host):
-            return base
-    except ValueError:
-        log.debug("%r is no host", host)
-    hint = "leave out the scheme" if "://" in host else "a registry is a host name with an optional port"
-    raise InvalidArgument(f"{host!r} is no registry", hint)
 
 
 def _with(headers: Mapping[str, str], authorization: str | None) -> Mapping[str, str]:

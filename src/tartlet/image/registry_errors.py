@@ -35,6 +35,15 @@ class NotInRegistry(RegistryError):
     """The registry does not have what was asked for (404)."""
 
 
+class BadRegistryHost(UserError):
+    """A text that is no registry's host."""
+
+    def __init__(self, host: str) -> None:
+        hint = "leave out the scheme" if "://" in host else "a registry is a host name with an optional port"
+        super().__init__(f"{host!r} is no registry", hint)
+        self.host = host
+
+
 class RegistryUnreachable(UserError):
     """No answer at all: no connection, no name, no valid certificate, or the connection broke."""
 

@@ -195,7 +195,7 @@ class Attempts:
             await self._wait(cause.retry_after, cause)
             return
         self._pace.failed()
-        if last or isinstance(cause, aiohttp.ClientConnectorCertificateError):
+        if last or _is_final(cause):
             raise RegistryUnreachable(shown(self._url), cause) from cause
         await self._wait(None, cause)
 
@@ -204,6 +204,12 @@ class Attempts:
         self._failures += 1
         log.debug("attempt %d at %s failed (%s); next in %.1f s", self._failures, shown(self._url), why, delay)
         await anyio.sleep(delay)
+
+
+def _is_final(cause: BaseException) -> bool:
+    """Whether the other side will speak no other way the next time: a wrong certificate, or no TLS at all."""
+    no_tls = isinstance(cause, aiohttp.ClientConnectorSSLError) and "WRONG_VERSION_NUMBER" in str(cause)
+    return no_tls or isinstance(cause, aiohttp.ClientConnectorCertificateError)
 
 
 def _timeout(read_seconds: float) -> aiohttp.ClientTimeout:
