@@ -10,7 +10,7 @@ import click
 
 from tartlet.cli.help_screen import screen
 from tartlet.cli.main import PROGRAM
-from tartlet.cli.verbs import VERBS, Tart
+from tartlet.cli.verbs import HIDDEN, VERBS, Tart
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
 
@@ -52,7 +52,7 @@ second that says what to do. For programs `list`, `get` and `doctor` speak JSON.
 def page() -> str:
     """The whole page."""
     top = click.Context(Tart(), info_name=PROGRAM)
-    return _HEAD + "\n".join(_section(top, name) for name in VERBS)
+    return _HEAD + "\n".join(_section(top, name) for name in (*VERBS, *HIDDEN))
 
 
 def _section(top: click.Context, name: str) -> str:

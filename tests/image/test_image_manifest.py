@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stacked_images import BASE, OVERLAID, stacked_manifest
 from tartlet.image.layout import StackedImage, flat_layout, looks_stacked, read_layout, total_size
 from tartlet.image.manifest import (
     BLOCK_SIZE,
@@ -78,41 +79,13 @@ def test_the_golden_configs_have_the_exact_bytes() -> None:
 
 
 def test_the_golden_stacked_manifest_has_the_exact_bytes() -> None:
-    def stored(data: bytes) -> bytes:
-        return b"bv4-" + len(data).to_bytes(4, "little") + data + b"bv4$"
-
-    def layer(media_type: str, data: bytes, **extra: str) -> Descriptor:
-        annotations = {PIECE_SIZE: str(len(data)), PIECE_DIGEST: digest_of(data), FILE_DIGEST: digest_of(data)}
-        blob = stored(data)
-        return Descriptor(
-            media_type=media_type, size=len(blob), digest=digest_of(blob), annotations={**annotations, **extra}
-        )
-
-    overlay = layer(OVERLAY, b"shdw" + bytes(12))
-    overlay = Descriptor(
-        media_type=OVERLAY,
-        size=overlay.size,
-        digest=overlay.digest,
-        annotations={**(overlay.annotations or {}), FILE_PIECES: "1"},
-    )
-    darwin = oci_config(architecture="arm64", system="darwin", disk_format="raw")
-    manifest = Manifest(
-        schema_version=2,
-        config=blob_descriptor(OCI_CONFIG, darwin),
-        layers=(
-            blob_descriptor(VM_CONFIG, b'{"version":1}'),
-            layer(DISK, bytes(4096)),
-            overlay,
-            blob_descriptor(NVRAM, bytes(8)),
-        ),
-        annotations={BLOCK_SIZE: "512", DISK_SIZE: "4096", UPLOAD_TIME: "2026-08-18T07:16:00Z"},
-    )
+    manifest = stacked_manifest()
     raw = manifest.encoded()
     assert len(raw) == 1731
     assert digest_of(raw) == "sha256:094c1318f957f665ad967d186225526a39ef66f049ce54783058995cdcbcf5e6"
     layout = read_layout(read_manifest(raw))
     assert (layout.is_stacked, layout.block_count, layout.disk_size) == (True, 8, 4096)
-    assert layout.file_digests == (digest_of(bytes(4096)), digest_of(b"shdw" + bytes(12)))
+    assert layout.file_digests == (digest_of(BASE), digest_of(OVERLAID))
     with pytest.raises(StackedImage, match=r"ghcr\.io/a/b:1 has a stacked disk.*macOS 27"):
         flat_layout(manifest, "ghcr.io/a/b:1")
 

@@ -10,12 +10,21 @@ from tartlet.cli.words import Verb
 
 
 @click.command("delete", cls=Verb)
-@click.argument("names", metavar="<name>", nargs=-1, required=True, help="VMs to delete.", shell_complete=any_vms)
+@click.argument(
+    "names", metavar="<name>", nargs=-1, required=True, help="VMs or images to delete.", shell_complete=any_vms
+)
 @click.pass_obj
 def command(app: App, names: tuple[str, ...]) -> None:
-    """Delete VMs.
+    """Delete VMs and cached images.
 
-    They go in the given order; the first that cannot be deleted ends it.
+    They go in the given order; the first that cannot be deleted ends it. With its last tag an image goes too, unless
+    it was pulled by its digest.
     """
+    from tartlet.image.reference import looks_remote, parse
+
+    store = app.store
     for name in names:
-        app.store.delete(name)
+        if looks_remote(name):
+            app.images.delete(parse(name))
+        else:
+            store.delete(name)

@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from tartlet.cli.candidates import local_vms
+from tartlet.cli.candidates import any_vms
 from tartlet.cli.formats import JSON, format_option, whole_gigabytes
 from tartlet.cli.output import json_text, table
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.units import GB, MIB, human_size
-from tartlet.vm.listing import sizes
+from tartlet.vm import config_file
+from tartlet.vm.listing import image_sizes, sizes
 from tartlet.vm.model import VmConfig, VmState
+
+if TYPE_CHECKING:
+    from tartlet.image.cache import CachedImage
 
 
 @click.command("get", cls=Verb)
-@click.argument("name", metavar="<name>", help="VM to show.", shell_complete=local_vms)
+@click.argument("name", metavar="<name>", help="VM or image to show.", shell_complete=any_vms)
 @format_option
 @click.pass_obj
 def command(app: App, name: str, format_: str) -> None:
-    """Show the configuration of a VM."""
-    vm = app.store.open(name)
-    click.echo(shown(vm.config(), vm.state(), *sizes(vm), format_=format_))
+    """Show the configuration of a VM or of a cached image."""
+    store, image = app.store, _cached(app, name)
+    if image:
+        config, state, taken = config_file.read(image.config_path), VmState.STOPPED, image_sizes(image)
+    else:
+        vm = store.open(name)
+        config, state, taken = vm.config(), vm.state(), sizes(vm)
+    click.echo(shown(config, state, *taken, format_=format_))
+
+
+def _cached(app: App, name: str) -> CachedImage | None:
+    """The cached image of that name, marked as used; None when it is no image's name, or the image is not here."""
+    from tartlet.image.reference import looks_remote, parse
+
+    if not looks_remote(name) or not app.images.cached(parse(name)):
+        return None
+    return app.images.open(parse(name))
 
 
 def shown(config: VmConfig, state: VmState, disk: int, size: int, *, format_: str) -> str:

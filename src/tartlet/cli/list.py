@@ -11,7 +11,7 @@ from tartlet.cli.output import json_text, table
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.units import human_age, human_size
-from tartlet.vm.listing import Entry, local_entries
+from tartlet.vm.listing import Entry, image_entries, local_entries
 from tartlet.vm.model import VmState
 
 _TITLES = ("Source", "Name", "Disk", "Size", "Accessed", "State")
@@ -25,13 +25,19 @@ _TITLES = ("Source", "Name", "Disk", "Size", "Accessed", "State")
 @click.option("-q", "--quiet", is_flag=True, help="Only print names, one a line.")
 @click.pass_obj
 def command(app: App, *, source: str | None, format_: str, quiet: bool) -> None:
-    """List VMs."""
+    """List VMs and cached images.
+
+    An image has a line for each of its tags and one for its digest.
+    """
     store = app.store
+    images = app.images if source != "local" and app.has_images else None
     if quiet:
         names = [] if source == "oci" else store.names()
+        names += [str(cached.name) for cached in images.names()] if images else []
         click.echo("".join(f"{name}\n" for name in names), nl=False)
         return
     entries = [] if source == "oci" else local_entries(store)
+    entries += image_entries(images) if images else []
     if format_ == JSON:
         click.echo(json_text([_document(entry) for entry in entries]))
     else:

@@ -20,8 +20,8 @@ VERBS: Mapping[str, str] = {
     "clone": "Make a VM that starts as a copy of another.",
     "run": "Run a VM and stay until it ends.",
     "set": "Change the configuration of a VM.",
-    "get": "Show the configuration of a VM.",
-    "list": "List VMs.",
+    "get": "Show the configuration of a VM or of a cached image.",
+    "list": "List VMs and cached images.",
     "login": "Log in to a registry.",
     "logout": "Forget the credentials of a registry.",
     "ip": "Print the IP address of a VM.",
@@ -30,7 +30,7 @@ VERBS: Mapping[str, str] = {
     "prune": "Remove what nothing uses any more.",
     "rename": "Give a VM another name.",
     "stop": "Stop a VM.",
-    "delete": "Delete VMs.",
+    "delete": "Delete VMs and cached images.",
     "suspend": "Save a running VM to disk; its next run continues there.",
     "wait": "Wait until a VM has ended, and print how it did.",
     "logs": "Show the logs of a VM.",
@@ -41,6 +41,11 @@ VERBS: Mapping[str, str] = {
 
 A verb lives in the module of its name. A test holds the line against the first line of its own help.
 """
+
+HIDDEN: Mapping[str, str] = {
+    "fqn": "Print the name of an image by its digest.",
+}
+"""Verbs that the help leaves out, as the original does."""
 
 
 @click.pass_context
@@ -81,7 +86,7 @@ class Tart(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """The verb `cmd_name`, or None."""
-        if cmd_name not in VERBS:
+        if cmd_name not in VERBS and cmd_name not in HIDDEN:
             return None
         return cast("click.Command", import_module(f"tartlet.cli.{cmd_name}").command)
 

@@ -11,6 +11,7 @@ from tartlet.errors import UserError
 
 if TYPE_CHECKING:
     from tartlet.host.paths import Home
+    from tartlet.image.cache import ImageCache
     from tartlet.settings import Settings
     from tartlet.vm.store import VmStore
 
@@ -44,6 +45,18 @@ class App:
         from tartlet.vm.store import VmStore
 
         return VmStore(self.home)
+
+    @cached_property
+    def images(self) -> ImageCache:
+        """The images in the cache. Raises FileTrouble."""
+        from tartlet.image.cache import ImageCache
+
+        return ImageCache(self.home)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether anything was ever pulled: if not, `images` need not be made. Raises FileTrouble."""
+        return (self.home.cache / "OCIs").is_dir()
 
     def collect_garbage(self) -> None:
         """Empty `tmp` of what nobody holds. That it cannot be done is said, and is no reason to stop."""

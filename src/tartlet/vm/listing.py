@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tartlet.errors import UserError
 from tartlet.host import access_time
-from tartlet.vm.folder import VmFolder, declared_format
+from tartlet.vm.folder import Layout, VmFolder, declared_format
 from tartlet.vm.model import VmState
 from tartlet.vm.store import VmStore
+
+if TYPE_CHECKING:  # whoever has no images does without them
+    from tartlet.image.cache import CachedImage, ImageCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,44 @@ def entry_of(vm: VmFolder) -> Entry:
     """What a listing says of one VM. Raises OSError."""
     disk, size = sizes(vm)
     return Entry(source="local", name=vm.name, disk=disk, size=size, accessed=access_time.of(vm.path), state=vm.state())
+
+
+def image_entries(cache: ImageCache) -> list[Entry]:
+    """The cached images, one entry for each tag and each digest. One that vanishes meanwhile is left out."""
+    entries: list[Entry] = []
+    for name, image in ((cached.name, cached.image) for cached in cache.names()):
+        try:
+            disk, size = image_sizes(image)
+            accessed = access_time.of(image.path)
+        except FileNotFoundError:
+            continue
+        entries.append(
+            Entry(source="OCI", name=str(name), disk=disk, size=size, accessed=accessed, state=VmState.STOPPED)
+        )
+    return entries
+
+
+def image_sizes(image: CachedImage) -> tuple[int, int]:
+    """`disk` and `size` of a cached image's Entry, in bytes. Raises OSError.
+
+    A stacked image is not charged for the layers that it shares, and its disk is as large as its manifest tells.
+    """
+    folder = VmFolder(str(image.name), image.path)
+    if folder.layout() is Layout.STACKED_IMAGE:
+        beside = os.stat(image.config_path), os.stat(image.nvram_path)
+        return _told_disk_size(image), sum(file.st_blocks for file in beside) * 512
+    return sizes(folder)
+
+
+def _told_disk_size(image: CachedImage) -> int:
+    from tartlet.image.layout import read_layout
+    from tartlet.image.manifest import read_manifest
+
+    try:
+        layout = read_layout(read_manifest(image.manifest() or b""))
+    except UserError:
+        return 0
+    return layout.disk_size if layout.block_count else 0
 
 
 _OTHER_THAN_RAW = (b"QFI\xfb", b"shdw")

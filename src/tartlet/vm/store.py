@@ -22,8 +22,16 @@ class VmMissing(UserError):
     exit_code = 2
 
     def __init__(self, name: str) -> None:
-        super().__init__(f'the specified VM "{name}" does not exist', "`tart list` shows the VMs there are")
+        super().__init__(f'the specified VM "{name}" does not exist', _what_to_do(name))
         self.name = name
+
+
+def _what_to_do(name: str) -> str:
+    from tartlet.image.reference import looks_remote
+
+    if looks_remote(name):
+        return f"it names an image: make a VM of it first with tart clone {name} NAME"
+    return "`tart list` shows the VMs there are"
 
 
 class VmRunning(UserError):
