@@ -37,6 +37,9 @@ MAC = VmConfig(os="darwin", arch="arm64")
         ({"capture_system_keys": True, "vnc_experimental": True}, ["--capture-system-keys"]),
         ({"capture_system_keys": True, "vnc": True, "graphics": True}, ["--capture-system-keys"]),
         ({"recovery": True}, ["--recovery"]),
+        ({"net_softnet_allow": "10.0.0.0/8,10.0.0.1"}, ["--net-softnet-allow", "element 2", "'10.0.0.1'"]),
+        ({"net_softnet_block": "@guest"}, ["--net-softnet-block", "element 1", "'@guest'"]),
+        ({"net_softnet_expose": "22"}, ["--net-softnet-expose", "element 1", "'22'"]),
         ({"rosetta": "tag"}, ["--rosetta"]),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tartlet.errors import InvalidArgument, UserError
+from tartlet.network.policy import Policy
 from tartlet.vm.model import VmConfig, VmState, host_arch
 from tartlet.vm.options import RunOptions
 
@@ -27,6 +28,8 @@ def agreed(options: RunOptions) -> RunOptions:
     ]
     if len(networks) > 1:
         raise InvalidArgument(f"{' and '.join(networks)} exclude each other", "a VM has one kind of network a run")
+    if options.net_softnet:
+        Policy.parse(options.net_softnet_allow, options.net_softnet_block, options.net_softnet_expose)
     if options.graphics and options.no_graphics:
         raise InvalidArgument("--graphics and --no-graphics exclude each other", "choose one of them")
     if options.capture_system_keys and (options.no_graphics or options.vnc or options.vnc_experimental):

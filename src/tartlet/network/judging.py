@@ -1,0 +1,206 @@
+"""A policy as `nft` input: the sets and chains that decide about a VM's packets, and how one replaces another.
+
+A policy stands in a slot, `a` or `b`, that its sets are named for. The next one fills the other slot, and then one
+transaction turns the VM's chain to it: no packet meets half a policy. A policy of usual size is just that transaction.
+The sets of a large one are filled before, because a process without rights on the host can send no more than
+net.core.wmem_default, about 200 KiB, to the kernel at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from tartlet.network.flatten import open_ranges, port_levels
+from tartlet.network.plug import Plug
+from tartlet.network.policy import Policy, Rules
+from tartlet.network.targets import Ports, Way
+
+_AT_ONCE = 1000
+"""Elements in one transaction."""
+
+_ADDRESSES, _PLACES = "ipv4_addr", "ipv4_addr . inet_service"
+
+REFUSED_SETS = """set refused { type ipv4_addr . inet_proto . inet_service; flags dynamic, timeout; \
+size 1024; timeout 1d; counter; }
+    set refused_other { type ipv4_addr . inet_proto; flags dynamic, timeout; size 1024; timeout 1d; counter; }"""
+"""Destinations that were refused, counted, and forgotten a day after the last packet. Further ones are only dropped."""
+
+NAMED_SETS = """set named { type ipv4_addr; flags timeout; size 8192; }
+    set named_ports { type ipv4_addr . inet_service; flags interval, timeout; size 8192; }"""
+"""Addresses of allowed domains, each for as long as its name server said."""
+
+REMEMBER = """meta l4proto { tcp, udp } update @refused { ip daddr . ip protocol . th dport counter }
+        meta l4proto != { tcp, udp } update @refused_other { ip daddr . ip protocol counter }"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InForce:
+    """A policy and where it stands. None lets everything pass that bears the VM's own addresses."""
+
+    policy: Policy | None
+    slot: str = "a"
+
+    def followed_by(self, policy: Policy | None) -> InForce:
+        """The next policy, in the other slot."""
+        return InForce(policy=policy, slot="b" if self.slot == "a" else "a")
+
+
+def policy_steps(plug: Plug, new: InForce, old: InForce | None = None) -> list[str]:
+    """Transactions, to be loaded in order, that put `new` into force in place of `old`; `table_for` comes first.
+
+    Only the last one changes what passes. When one is refused, `old` is in force still; what the slot of `new` holds
+    then is taken away by the next try.
+    """
+    table = _table(plug, new)
+    filled, chains = _parts(plug, new)
+    switch = [f"flush chain bridge {plug.table} judge", *chains, *(_taken_away(plug, old) if old else [])]
+    pieces = [piece for one in filled for piece in _pieces(table, one)]
+    cleared = [*_cleared(plug, new), *(_empty(table, one) for one in filled)]
+    if sum(len(one.elements) for one in filled) <= _AT_ONCE:
+        return ["\n".join([*cleared, *pieces, *switch])]
+    return ["\n".join(cleared), *pieces, "\n".join(switch)]
+
+
+def flow_table(plug: Plug, slot: str) -> str:
+    """The name of the table, in the family inet, that judges flows when a policy has directions."""
+    return f"{plug.table}_{slot}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Set:
+    name: str
+    kind: str
+    elements: tuple[str, ...]
+
+
+def _table(plug: Plug, one: InForce) -> str:
+    directional = one.policy is not None and one.policy.directional
+    return f"inet {flow_table(plug, one.slot)}" if directional else f"bridge {plug.table}"
+
+
+def _parts(plug: Plug, one: InForce) -> tuple[list[_Set], list[str]]:
+    """The sets of a policy, and the input that makes the chains which look into them."""
+    judge = f"add rule bridge {plug.table} judge"
+    if one.policy is None:
+        return [], [f"{judge} accept"]
+    outgoing = one.policy.rules(Way.OUT, plug.gateway)
+    sent = f"sent_{one.slot}"
+    if not one.policy.directional:
+        rules = [f"{judge} {rule}" for rule in _judging(outgoing, "ip daddr", "th dport", sent)]
+        return _sets(outgoing, sent), rules
+    incoming = one.policy.rules(Way.IN, plug.gateway)
+    got = f"got_{one.slot}"
+    filled = [*_sets(outgoing, sent), *_sets(incoming, got)]
+    return filled, [f"{judge} accept", _flow_chains(plug, one.slot, (outgoing, sent), (incoming, got))]
+
+
+def _sets(rules: Rules, prefix: str) -> list[_Set]:
+    """All sets that `_judging` looks into, apart from those of names."""
+    found = [_Set(name=prefix, kind=_ADDRESSES, elements=tuple(str(one) for one in open_ranges(rules)))]
+    for level in port_levels(rules):
+        found += [
+            _Set(name=f"{prefix}_{level.length}_{word}", kind=_PLACES, elements=_places(members))
+            for word, members in (("shut", level.blocked), ("open", level.allowed))
+            if members
+        ]
+    return found
+
+
+def _judging(rules: Rules, address: str, port: str, prefix: str) -> Iterator[str]:
+    """The rules of a chain that decides by the VM's peer: elements with ports before those without."""
+    domains = [target for target in rules.allow if target.domain]
+    ported = f"meta l4proto {{ tcp, udp }} {address} . {port}"
+    if any(target.ports for target in domains):
+        yield f"{ported} @named_ports accept"
+    for level in port_levels(rules):
+        if level.blocked:
+            yield f"{ported} @{prefix}_{level.length}_shut goto refuse"
+        if level.allowed:
+            yield f"{ported} @{prefix}_{level.length}_open accept"
+    if any(not target.ports for target in domains):
+        yield f"{address} @named accept"
+    yield f"{address} @{prefix} accept"
+    yield "goto refuse"
+
+
+def _places(members: Sequence[tuple[IPv4Network, Ports]]) -> tuple[str, ...]:
+    return tuple(f"{network} . {ports}" for network, ports in members)
+
+
+def _cleared(plug: Plug, one: InForce) -> list[str]:
+    """The input that makes the slot ready: a new table for flows."""
+    directional = one.policy is not None and one.policy.directional
+    if not directional:
+        return []
+    table = f"inet {flow_table(plug, one.slot)}"
+    body = f"flags owner;\n    {NAMED_SETS}\n    {REFUSED_SETS}"
+    return [f"add table {table} {{ flags owner; }}", f"delete table {table}", f"table {table} {{\n    {body}\n}}"]
+
+
+def _taken_away(plug: Plug, old: InForce) -> list[str]:
+    if old.policy is None:
+        return []
+    if old.policy.directional:
+        return [f"delete table inet {flow_table(plug, old.slot)}"]
+    rules = old.policy.rules(Way.OUT, plug.gateway)
+    return [f"delete set bridge {plug.table} {one.name}" for one in _sets(rules, f"sent_{old.slot}")]
+
+
+def _empty(table: str, one: _Set) -> str:
+    return f"add set {table} {one.name} {{ type {one.kind}; flags interval; }}\nflush set {table} {one.name}"
+
+
+def _pieces(table: str, one: _Set) -> list[str]:
+    return [
+        f"add element {table} {one.name} {{ {', '.join(one.elements[start : start + _AT_ONCE])} }}"
+        for start in range(0, len(one.elements), _AT_ONCE)
+    ]
+
+
+def _flow_chains(plug: Plug, slot: str, outgoing: tuple[Rules, str], incoming: tuple[Rules, str]) -> str:
+    """Every packet is judged by the rules of the side that started its flow, so a new policy rules old flows too.
+
+    Packets from the VM are seen before addresses are translated, those to it afterwards: both name the VM's own
+    address and port. What conntrack cannot place has no direction and is dropped.
+    """
+    chains = "".join(
+        f"\n    chain {name} {{\n        " + "\n        ".join(_judging(rules, address, port, prefix)) + "\n    }"
+        for name, (rules, prefix), address, port in (
+            ("own_sends", outgoing, "ip daddr", "th dport"),
+            ("own_receives", outgoing, "ip saddr", "th sport"),
+            ("foreign_sends", incoming, "ip saddr", "th dport"),
+            ("foreign_receives", incoming, "ip daddr", "th sport"),
+        )
+    )
+    return f"""table inet {flow_table(plug, slot)} {{
+    flags owner;
+    chain refuse {{
+        ip saddr != {plug.address} drop
+        {REMEMBER}
+        drop
+    }}{chains}
+    chain sends {{
+        udp sport 68 udp dport 67 accept
+        ct state related accept
+        ct direction original goto own_sends
+        ct direction reply goto foreign_receives
+        drop
+    }}
+    chain receives {{
+        udp sport 67 udp dport 68 accept
+        ct state related accept
+        ct direction original goto foreign_sends
+        ct direction reply goto own_receives
+        drop
+    }}
+    chain from_vm {{
+        type filter hook prerouting priority mangle; policy accept;
+        ip saddr {plug.address} iifname "{plug.bridge}" goto sends
+    }}
+    chain to_vm {{
+        type filter hook postrouting priority 50; policy accept;
+        ip daddr {plug.address} oifname "{plug.bridge}" goto receives
+    }}
+}}"""
