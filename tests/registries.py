@@ -104,6 +104,12 @@ class Fault:
     change: Callable[[bytes], bytes] | None = None
     """Change the body of the answer."""
 
+    spoil: Callable[[bytes], bytes] | None = None
+    """Change the body of the request."""
+
+    hang: float | None = None
+    """Take nothing of the request for as many seconds, then break the connection."""
+
     stall: float | None = None
     """Send half of the answer, then nothing for as many seconds."""
 
@@ -172,12 +178,17 @@ class _Server:
         if fault and fault.drop:
             await request.content.read(1024 * 1024)
             return _broken(request)
+        if fault and fault.hang:
+            await anyio.sleep(fault.hang)
+            return _broken(request)
         if fault and fault.status:
             return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
         if not self._allowed(request):
             return self._challenge(request)
         body = await request.read()
         seen.body_size = len(body)
+        if fault and fault.spoil:
+            body = fault.spoil(body)
         return await self._forward(request, body, fault)
 
     def _fault(self, request: web.Request) -> Fault | None:

@@ -21,6 +21,7 @@ PUBLIC = {
     "tartlet.image.cache": {"CachedImage", "ImageCache", "ImageMissing"},
     "tartlet.image.progress": {"TransferProgress"},
     "tartlet.image.pull": {"Pulled"},
+    "tartlet.image.push": {"Pushed"},
     "tartlet.image.reference": {"ImageName"},
     "tartlet.image.secret": {"Credentials"},
     "tartlet.image.sign_in": {"CredentialStore", "InvalidCredentials", "log_in", "log_out"},
@@ -37,6 +38,7 @@ PUBLIC = {
     "tartlet.vm.model": {"Display", "VmConfig", "VmState"},
     "tartlet.vm.options": {"RunOptions"},
     "tartlet.vm.pull": {"pull"},
+    "tartlet.vm.push": {"PushOptions", "push"},
     "tartlet.vm.stop": {"request_suspend", "stop", "wait_until_stopped"},
     "tartlet.vm.store": {"VmMissing", "VmNotRunning", "VmRunning", "VmStore"},
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tartlet.image.cache import CachedImage, ImageCache, ImageMissing
     from tartlet.image.progress import TransferProgress
     from tartlet.image.pull import Pulled
+    from tartlet.image.push import Pushed
     from tartlet.image.reference import ImageName
     from tartlet.image.secret import Credentials
     from tartlet.image.sign_in import CredentialStore, InvalidCredentials, log_in, log_out
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tartlet.vm.model import Display, VmConfig, VmState
     from tartlet.vm.options import RunOptions
     from tartlet.vm.pull import pull
+    from tartlet.vm.push import PushOptions, push
     from tartlet.vm.stop import request_suspend, stop, wait_until_stopped
     from tartlet.vm.store import VmMissing, VmNotRunning, VmRunning, VmStore
 
@@ -44,6 +46,7 @@ _MODULES = {
     "image.cache": ("CachedImage", "ImageCache", "ImageMissing"),
     "image.progress": ("TransferProgress",),
     "image.pull": ("Pulled",),
+    "image.push": ("Pushed",),
     "image.reference": ("ImageName",),
     "image.secret": ("Credentials",),
     "image.sign_in": ("CredentialStore", "InvalidCredentials", "log_in", "log_out"),
@@ -60,6 +63,7 @@ _MODULES = {
     "vm.model": ("Display", "VmConfig", "VmState"),
     "vm.options": ("RunOptions",),
     "vm.pull": ("pull",),
+    "vm.push": ("PushOptions", "push"),
     "vm.stop": ("request_suspend", "stop", "wait_until_stopped"),
     "vm.store": ("VmMissing", "VmNotRunning", "VmRunning", "VmStore"),
 }
@@ -87,6 +91,8 @@ __all__ = [
     "InvalidCredentials",
     "LastRun",
     "Pulled",
+    "PushOptions",
+    "Pushed",
     "RunOptions",
     "RunningVm",
     "Settings",
@@ -113,6 +119,7 @@ __all__ = [
     "log_in",
     "log_out",
     "pull",
+    "push",
     "request_suspend",
     "running",
     "stop",

@@ -27,6 +27,7 @@ VERBS: Mapping[str, str] = {
     "ip": "Print the IP address of a VM.",
     "exec": "Run a command inside a running VM.",
     "pull": "Bring an image from a registry into the cache.",
+    "push": "Push a VM to a registry.",
     "prune": "Remove what nothing uses any more.",
     "rename": "Give a VM another name.",
     "stop": "Stop a VM.",

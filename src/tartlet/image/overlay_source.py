@@ -19,7 +19,7 @@ from tartlet.disk.chain import Chain
 from tartlet.disk.model import Disk, DiskFormat
 from tartlet.disk.qcow2 import DamagedDisk
 from tartlet.errors import FileTrouble, UserError
-from tartlet.image.source import DiskSource, RawSource
+from tartlet.image.source import RawSource
 
 _FIELDS = struct.Struct(">20xI8xIIQ")
 """From the start of the header: cluster bits, encryption, L1 entries, offset of the L1 table."""
@@ -158,6 +158,11 @@ class ChainSource:
             parts.append(part.ljust(end - start, b"\0"))  # a cluster at the end of a file may be written in part
         return b"".join(parts)
 
+    def is_untouched(self, start: int, end: int) -> bool:
+        """Whether all of this range is still that of the lowest file; only tables are read. Raises OSError."""
+        bottom = self._levels[-1].descriptor
+        return all(descriptor == bottom for _, _, _, descriptor in self._runs(0, start, end))
+
     def _runs(self, level: int, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """The range from this file down, in order and without gaps, with the descriptor of the file that has it."""
         if level == len(self._levels):
@@ -175,7 +180,7 @@ class ChainSource:
 
 
 @contextmanager
-def open_chain(chain: Chain) -> Generator[DiskSource]:
+def open_chain(chain: Chain) -> Generator[ChainSource]:
     """The content of a VM's disk for the length of the block, in which nobody may write to it.
 
     Raises FileTrouble, UnreadableDisk, DamagedDisk.

@@ -23,6 +23,7 @@ from tartlet.image.transport import BROKEN, FAILURES, Attempts, Body, Transport
 from tartlet.image.transport import opened as transport_opened
 
 _PREVIEW_BYTES = 4096
+_MOST_CHALLENGES = 2
 _LARGEST_SMALL_BLOB = 64 * 1024 * 1024
 
 
@@ -188,19 +189,23 @@ class Repository:
     async def _authorized(
         self, method: str, url: URL, headers: Mapping[str, str], body: Body | None, size: int
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        """The answer to a request; after a challenge, that to its single repetition."""
+        """The answer to a request; after a challenge, that to its repetition.
+
+        A second challenge is met too: with several tokens (to pull, to push) the other one may have ended as well.
+        """
         ours = url.origin() == self.base.origin()  # an upload may lead elsewhere, where our token has no business
         sent = await self._authorizer.header() if ours else None
-        async with self.transport.once(method, url, headers=_with(headers, sent), body=body, size=size) as response:
-            challenges = response.headers.getall("WWW-Authenticate", [])
-            better = None
-            if response.status == 401 and challenges and ours and response.url.origin() == self.base.origin():
-                better = await self._authorizer.challenged(challenges, sent)
-            if better is None:
-                yield response
-                return
-        async with self.transport.once(method, url, headers=_with(headers, better), body=body, size=size) as response:
-            yield response
+        for attempt in range(_MOST_CHALLENGES + 1):
+            async with self.transport.once(method, url, headers=_with(headers, sent), body=body, size=size) as response:
+                challenges = response.headers.getall("WWW-Authenticate", [])
+                better = None
+                is_challenge = response.status == 401 and challenges and response.url.origin() == self.base.origin()
+                if is_challenge and ours and attempt < _MOST_CHALLENGES:
+                    better = await self._authorizer.challenged(challenges, sent)
+                if better is None:
+                    yield response
+                    return
+            sent = better
 
 
 @dataclass(frozen=True, slots=True)

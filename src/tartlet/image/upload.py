@@ -35,10 +35,29 @@ async def push_blob(
             async with repository.transport.pace.slot():
                 sent = await _uploaded(repository, blob, data, pieces, mount_from)
         except FAILURES as exc:
-            await attempts.failed(ConnectionResetError("the registry forgot the upload") if _is_lost(exc) else exc)
+            await attempts.failed(_mendable(exc))
         else:
             repository.transport.pace.succeeded()
             return sent
+
+
+async def mount_blob(repository: Repository, digest: str, mount_from: str) -> bool:
+    """Have a blob of the repository `mount_from` of the same registry in this one; False when that cannot be.
+
+    Raises as `Repository` does.
+    """
+    attempts = Attempts(repository.transport.pace, repository.url("blobs/uploads/"))
+    while True:
+        try:
+            location, _ = await _begun(repository, digest, mount_from)
+            if location is not None:  # an ordinary upload has begun instead, which nobody wants
+                with suppress(*FAILURES):
+                    async with repository.answer("DELETE", location, expected={204}):
+                        pass
+        except FAILURES as exc:
+            await attempts.failed(exc)
+        else:
+            return location is None
 
 
 async def _uploaded(
@@ -49,7 +68,7 @@ async def _uploaded(
     mount_from: str | None,
 ) -> int:
     """One attempt. An upload has a state in the registry: after a failure it starts anew, with a new one."""
-    location, smallest = await _begun(repository, blob, mount_from)
+    location, smallest = await _begun(repository, blob.digest, mount_from)
     if location is None:
         return 0
     at, chunk = 0, max(chunk_size, smallest) if chunk_size else 0
@@ -71,11 +90,11 @@ async def _uploaded(
         raise
 
 
-async def _begun(repository: Repository, blob: Descriptor, mount_from: str | None) -> tuple[URL | None, int]:
+async def _begun(repository: Repository, digest: str, mount_from: str | None) -> tuple[URL | None, int]:
     """The place of a new upload and the smallest chunk it takes; no place when the blob was mounted instead."""
     url = repository.url("blobs/uploads/")
     if mount_from and mount_from != repository.namespace:
-        mounting = with_query(url, f"mount={blob.digest}&from={mount_from}")
+        mounting = with_query(url, f"mount={digest}&from={mount_from}")
         with suppress(RegistryError):  # some registries refuse instead of going on with an ordinary upload
             async with repository.answer("POST", mounting, expected={201, 202}) as response:
                 if response.status == 201:
@@ -98,9 +117,18 @@ async def _chunk(repository: Repository, location: URL, data: BlobBytes, start: 
         return _location(location, response)
 
 
-def _is_lost(failure: BaseException) -> bool:
-    """Whether the registry no longer knows the upload, for example because it was started anew: another one helps."""
-    return isinstance(failure, RegistryError) and failure.status == 404 and "BLOB_UPLOAD_UNKNOWN" in str(failure)
+def _mendable(failure: BaseException) -> BaseException:
+    """The failure; as one of the connection when another upload helps although the registry's answer says no.
+
+    It may have forgotten the upload, for example because it was started anew, or have received other bytes than were
+    sent: ours are those that the digest was computed from.
+    """
+    if isinstance(failure, RegistryError):
+        if failure.status == 404 and "BLOB_UPLOAD_UNKNOWN" in str(failure):
+            return ConnectionResetError("the registry forgot the upload")
+        if failure.status == 400 and "DIGEST_INVALID" in str(failure):
+            return ConnectionResetError("the registry received other bytes than were sent")
+    return failure
 
 
 def _body(data: BlobBytes, start: int, end: int) -> Body:

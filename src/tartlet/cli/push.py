@@ -1,0 +1,84 @@
+"""`tart push`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import click
+
+from tartlet.cli.candidates import any_vms
+from tartlet.cli.formats import format_option
+from tartlet.cli.numbers import U64
+from tartlet.cli.wiring import App
+from tartlet.cli.words import Verb
+from tartlet.units import human_size
+
+_MB = 1_000_000
+
+
+@click.command("push", cls=Verb)
+@click.argument("source", metavar="<local-name>", help="VM, or image in the cache, to push.", shell_complete=any_vms)
+@click.argument("names", metavar="<remote-names>", nargs=-1, required=True, help="Names that the image gets.")
+@click.option("--insecure", is_flag=True, help="Speak HTTP instead of HTTPS.")
+@click.option(
+    "--concurrency", metavar="<concurrency>", type=U64, default=4, help="Pieces of the disk pushed at the same time."
+)
+@click.option(
+    "--chunk-size",
+    metavar="<mb>",
+    type=U64,
+    default=0,
+    help="Send blobs in requests of this many MB; 0 for one request each. Amazon takes at least 5, GitHub less than 4.",
+)
+@click.option("--label", "labels", metavar="<key=value>", multiple=True, help="Label for the image; may be repeated.")
+@click.option("--populate-cache", is_flag=True, help="Have the image in the local cache too.")
+@format_option
+@click.pass_obj
+def command(
+    app: App,
+    /,
+    source: str,
+    names: tuple[str, ...],
+    *,
+    insecure: bool,
+    concurrency: int,
+    chunk_size: int,
+    labels: tuple[str, ...],
+    populate_cache: bool,
+    format_: str,
+) -> None:
+    """Push a VM to a registry.
+
+    Only what the registry does not have yet is sent.
+    """
+    from functools import partial
+
+    import anyio
+
+    from tartlet.cli.transfer_display import shown_transfer
+    from tartlet.image.manifest import parse_labels
+    from tartlet.image.reference import parse
+    from tartlet.vm.push import PushOptions, push
+
+    options = PushOptions(
+        insecure=insecure,
+        at_once=max(1, concurrency),
+        chunk_size=chunk_size * _MB,
+        labels=parse_labels(labels),
+        populate_cache=populate_cache,
+    )
+    targets = [parse(name) for name in names]
+    with _said_when_interrupted(), shown_transfer(plain=app.settings.plain_progress, format_=format_) as display:
+        pushed = anyio.run(partial(push, app.store, source, targets, options, report=display.report))
+        told = f"pushed {pushed.digest}: {human_size(pushed.sent)} sent, {human_size(pushed.kept)} of the disk reused"
+        display.conclude(told, "pushed", digest=pushed.digest, sent=pushed.sent, reused=pushed.kept)
+
+
+@contextmanager
+def _said_when_interrupted() -> Generator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("interrupted: what the registry has received stays there, the next push goes on behind it", err=True)
+        raise

@@ -1,0 +1,119 @@
+"""`tart push` as its users call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from anyio import to_thread
+
+from command import Called, tart
+from registries import Fault, Front, front, real_registry
+from tartlet.image.manifest import read_manifest
+from tartlet.image.registry import opened
+
+
+@pytest.fixture(scope="module")
+async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
+    async with real_registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
+
+
+@pytest.fixture
+async def before(host: str) -> AsyncGenerator[Front]:
+    async with front(host) as state:
+        yield state
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with the VM `vm`: a GB, of it a MB of noise."""
+    home = tmp_path / "home"
+    assert tart(home, "create", "--linux", "vm", "--disk-size", "1").code == 0
+    with (home / "vms" / "vm" / "disk.img").open("r+b") as disk:
+        disk.write(os.urandom(1_000_000))
+    return home
+
+
+async def called(home: Path, *words: str, **environment: str) -> Called:
+    return await to_thread.run_sync(lambda: tart(home, *words, timeout=60, **environment))
+
+
+async def test_a_vm_is_pushed_and_said_so(home: Path, before: Front) -> None:
+    names = [f"{before.host}/a/vm:{tag}" for tag in ("1", "2")]
+    done = await called(home, "push", "--insecure", "--label", "a=b", "--label", "c", "vm", *names)
+    assert (done.code, done.err) == (0, "")
+    first, *percents, last = done.out.splitlines()
+    assert first == f"pushing {names[0]} and 1 more..."
+    assert percents[-1] == "100%"
+    assert all(re.fullmatch(r"\d+%", line) for line in percents)
+    digest = last.split()[1].removesuffix(":")
+    assert last == f"pushed {digest}: 2 MB sent, 906 MB of the disk reused"
+    async with opened(insecure=True) as registries:
+        repository = registries.repository(before.host, "a/vm")
+        manifest = read_manifest(await repository.manifest(digest))
+        labels = json.loads(await repository.read_blob(manifest.config))["config"]["Labels"]
+    assert labels == {"a": "b", "c": "", "org.cirruslabs.tart.disk.format": "raw"}
+
+
+async def test_programs_get_objects(home: Path, before: Front) -> None:
+    words = ("--insecure", "--concurrency", "0", "--chunk-size", "5", "--populate-cache", "--format", "json")
+    done = await called(home, "push", "vm", f"{before.host}/b/vm:1", *words)
+    told = [json.loads(line) for line in done.out.splitlines()]
+    assert told[0]["stage"] == f"pushing {before.host}/b/vm:1"
+    assert told[-2]["done"] == told[-2]["total"] == 1_000_000_000
+    assert told[-1]["result"] == "pushed"
+    assert 1_000_000 < told[-1]["sent"] < 2_000_000
+    assert {
+        Path(link).name for link in os.listdir(home / "cache" / "OCIs" / before.host.replace(":", "%3A") / "b/vm")
+    } == {
+        "1",
+        told[-1]["digest"],
+    }
+    again = await called(home, "push", f"{before.host}/b/vm:1", f"{before.host}/b/vm:2", "--insecure")
+    assert (again.code, again.err) == (0, "")
+    assert told[-1]["digest"] in again.out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ((), 64, "<local-name>"),
+        (("vm",), 64, "<remote-names>"),
+        (("nope", "localhost/a/b"), 2, '"nope" does not exist'),
+        (("localhost/not/cached", "localhost/a/b"), 2, '"localhost/not/cached:latest" does not exist'),
+        (("vm", "nope"), 1, "'nope' is not an image name"),
+        (("vm", "localhost/a/b@sha256:" + 64 * "0"), 1, "give a tag instead"),
+        (("vm", "localhost/a/b", "--chunk-size", "-1"), 64, "--chunk-size"),
+    ],
+)
+async def test_mistakes_are_told(home: Path, words: tuple[str, ...], code: int, told: str) -> None:
+    done = await called(home, "push", *words)
+    assert done.code == code
+    assert told in done.err
+    assert "Traceback" not in done.err
+
+
+async def test_a_registry_that_wants_a_login_is_told_with_what_to_do(home: Path, before: Front) -> None:
+    before.auth = "bearer"
+    words = ("push", "--insecure", "vm", f"{before.host}/c/vm:1")
+    refused = await called(home, *words, HOME=str(home))
+    assert refused.code == 1
+    assert "gives no token" in refused.err
+    assert "tart login" in refused.err
+    secret = {"TART_REGISTRY_USERNAME": "alice", "TART_REGISTRY_PASSWORD": "s3cr:t"}
+    done = await called(home, *words, HOME=str(home), **secret)
+    assert done.code == 0
+    assert "s3cr:t" not in done.out + done.err
+
+
+async def test_a_registry_that_refuses_is_told(home: Path, before: Front) -> None:
+    before.faults.append(Fault("PUT", r"/blobs/uploads/", times=100, status=413))
+    done = await called(home, "push", "--insecure", "vm", f"{before.host}/d/vm:1")
+    assert done.code == 1
+    assert "try `--chunk-size`" in done.err
+    assert "Traceback" not in done.err
