@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tartlet.guest.agents import GuestAgents
 from tartlet.guest.channel import GuestChannel
 from tartlet.guest.commands import Command
+from tartlet.guest.port_session import TartAgent
 from tartlet.guest.qga import QemuGuestAgent
 from tartlet.guest.qga_commands import QgaCommands
 from tartlet.guest.service import serving
@@ -21,9 +23,16 @@ async def served(folder: Path, port: socket.socket, mac: str) -> AsyncGenerator[
     """Serve the folder's control socket with the agent behind `port`, which is up."""
     agent = QemuGuestAgent(port)
     agent.port_opened()
-    with listening(folder, "control.sock") as listener:
-        async with serving(listener, QgaCommands(agent, mac)):
+    with only(agent, mac) as agents, listening(folder, "control.sock") as listener:
+        async with serving(listener, agents):
             yield agent
+
+
+@contextmanager
+def only(agent: QemuGuestAgent, mac: str) -> Generator[GuestAgents]:
+    """The agents of a VM in which ours never comes."""
+    with socket.socket(socket.AF_UNIX) as nobody:
+        yield GuestAgents(TartAgent(nobody), QgaCommands(agent, mac))
 
 
 @dataclass

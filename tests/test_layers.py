@@ -17,7 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "network": {"host"},
     "guest": {"host"},
     "console": {"hypervisor", "host"},
-    "build": {"disk", "host"},
+    "build": {"guest", "disk", "host"},  # a guest is built with our agent in it
     "disk": {"host"},
     "host": set(),
     # Single modules at the top. The last four are open to all.

@@ -15,14 +15,13 @@ from pathlib import Path
 import anyio
 import pytest
 
-from guest_channels import Heard, heard, served
+from guest_channels import Heard, heard, only, served
 from machines import MAC, mini_machine, text_in
 from scripted_qga import scripted_qga
 from tartlet.guest.channel import GuestChannel, connect
 from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
 from tartlet.guest.qga import QemuGuestAgent
-from tartlet.guest.qga_commands import QgaCommands
 from tartlet.guest.service import serving
 from tartlet.host.sockets import listening
 
@@ -148,7 +147,7 @@ async def test_what_no_program_can_be_given_is_refused(
 async def test_what_takes_another_agent_is_refused_with_that_reason(
     guest: Guest, tmp_path: Path, command: Command
 ) -> None:
-    with pytest.raises(AgentCannot, match=r"QEMU guest agent.*cannot.*takes an agent made for `tart exec`"):
+    with pytest.raises(AgentCannot, match=r"QEMU guest agent.*cannot.*takes Tartlet's own agent"):
         await asked(guest, tmp_path, command)
 
 
@@ -215,8 +214,8 @@ async def test_commands_run_as_admin_where_the_guest_has_that_user(guest: Guest,
 
 async def test_without_an_agent_the_answer_comes_at_once(guest: Guest, tmp_path: Path) -> None:
     agent = QemuGuestAgent(guest.port)
-    with listening(tmp_path, "control.sock") as listener:
-        async with serving(listener, QgaCommands(agent, MAC)), connect(tmp_path, patience=0) as channel:
+    with only(agent, MAC) as agents, listening(tmp_path, "control.sock") as listener:
+        async with serving(listener, agents), connect(tmp_path, patience=0) as channel:
             with anyio.fail_after(2), pytest.raises(AgentUnavailable, match="no guest agent answers") as caught:
                 await heard(channel, "true")
             assert "qemu-guest-agent" in (caught.value.hint or "")
@@ -225,9 +224,9 @@ async def test_without_an_agent_the_answer_comes_at_once(guest: Guest, tmp_path:
 
 async def test_a_patient_client_is_served_when_the_agent_appears(guest: Guest, tmp_path: Path) -> None:
     agent = QemuGuestAgent(guest.port)
-    with listening(tmp_path, "control.sock") as listener:
+    with only(agent, MAC) as agents, listening(tmp_path, "control.sock") as listener:
         async with (
-            serving(listener, QgaCommands(agent, MAC)),
+            serving(listener, agents),
             connect(tmp_path, patience=20) as channel,
             anyio.create_task_group() as tasks,
         ):

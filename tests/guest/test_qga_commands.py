@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from guest_channels import only
 from scripted_qga import MAC, reply_to, scripted_qga
 from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable, escaped
@@ -70,8 +71,8 @@ async def test_an_agent_that_restarts_forgets_its_commands_and_that_is_told() ->
 
 
 async def test_waiting_for_an_agent_has_an_end() -> None:
-    with scripted_qga() as (sock, _), pytest.raises(AgentUnavailable):
-        await QgaCommands(QemuGuestAgent(sock), MAC).ready(0.05)
+    with scripted_qga() as (sock, _), only(QemuGuestAgent(sock), MAC) as agents, pytest.raises(AgentUnavailable):
+        await agents.chosen(0.05)
 
 
 def interface(mac: str, *addresses: str) -> Interface:

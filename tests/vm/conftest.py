@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from guest_images import debian_image
 from namespaces import Namespace, namespace
 from vm_lab import BACKGROUND, Lab, made
 
@@ -49,6 +50,36 @@ def stopped(stopped_home: Lab, tmp_path: Path) -> Generator[Lab]:
 def suspended(suspended_home: Lab, tmp_path: Path) -> Generator[Lab]:
     """A home of the test's own with `mini`, suspended with its agent answering, on an overlay."""
     lab = suspended_home.copied(tmp_path / "home")
+    yield lab
+    _all_ended(lab)
+
+
+@pytest.fixture(scope="session")
+def suspended_debian_home(tmp_path_factory: pytest.TempPathFactory, network: Namespace) -> Lab:
+    """`debian`, a whole system with our own agent, suspended, on an overlay. Never to be changed: copy it."""
+    lab = Lab(home=tmp_path_factory.mktemp("debian") / "home", network=network)
+    lab.done("create", "--linux", "debian")
+    lab.done("set", "debian", "--disk", str(debian_image()), "--cpu", "2", "--memory", "768", timeout=200)
+    lab.done("clone", "debian", "other")  # which freezes the disk where files cannot share blocks
+    lab.done("delete", "other")
+    lab.done("run", "debian", *BACKGROUND, timeout=320)
+    lab.done("suspend", "debian")
+    assert "suspended" in lab.done("wait", "debian", timeout=120)
+    return lab
+
+
+@pytest.fixture(scope="session")
+def debian(suspended_debian_home: Lab, tmp_path_factory: pytest.TempPathFactory) -> Generator[Lab]:
+    """A home in which `debian` runs; one for all tests, which leave it running."""
+    lab = suspended_debian_home.copied(tmp_path_factory.mktemp("debian") / "home")
+    with lab.running("debian"):
+        yield lab
+
+
+@pytest.fixture
+def suspended_debian(suspended_debian_home: Lab, tmp_path: Path) -> Generator[Lab]:
+    """A home of the test's own with `debian`, suspended with its agents answering."""
+    lab = suspended_debian_home.copied(tmp_path / "home")
     yield lab
     _all_ended(lab)
 

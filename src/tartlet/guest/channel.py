@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from urllib.parse import quote
 
 import anyio
 import anyio.lowlevel
@@ -81,6 +82,8 @@ class GuestChannel:
         self._exec = StreamStreamMethod(channel, wire.EXEC, ExecRequest, ExecResponse)
         self._resolve_ip = UnaryUnaryMethod(channel, wire.RESOLVE_IP, ResolveIPRequest, ResolveIPResponse)
         self._patience = patience
+        self.agent: str | None = None
+        """Which agent has carried out the last command, when the server tells."""
 
     async def execute(
         self,
@@ -88,30 +91,39 @@ class GuestChannel:
         stdout: Writer,
         stderr: Writer,
         stdin: AsyncIterable[bytes] | None = None,
-        size: tuple[int, int] | None = None,
+        sizes: AsyncIterable[tuple[int, int]] | None = None,
     ) -> int:
         """Run a command in the guest and return its exit code (-1: ended by a signal) as soon as it has ended.
 
-        `stdin` is read while the command runs and only if it is interactive; `size` is (rows, columns) of its
-        terminal. Cancelling kills the command. Raises AgentUnavailable, AgentCannot, AgentFailed, and what the writers
-        and the reader raise.
+        `stdin` is read while the command runs and only if it is interactive; `sizes` are new (rows, columns) of its
+        terminal, as they come. Cancelling kills the command.
+
+        Raises AgentUnavailable, AgentCannot, AgentFailed, and what the writers and the reader raise.
         """
         code = 0
         async with _translated(), anyio.create_task_group() as tasks:
             metadata = {wire.PATIENCE: str(int(self._patience))}
+            if command.user:
+                metadata[wire.USER] = quote(command.user)
             try:
                 async with self._exec.open(metadata=metadata) as stream:
                     fed = stdin if command.interactive else None
-                    request = ExecRequest(command=_message(command, size))
-                    await stream.send_message(request, end=fed is None and not command.interactive)
+                    request = ExecRequest(command=_message(command))
+                    await stream.send_message(request, end=not command.interactive and not command.tty)
                     wire.bound(stream)
                     if fed is not None:
-                        tasks.start_soon(_feed, stream, fed)
-                    await _followed(stream, stdout, stderr)
+                        tasks.start_soon(_feed, stream, fed, command.tty)
+                    if sizes is not None:
+                        tasks.start_soon(_tell_sizes, stream, sizes)
+                    await _followed(stream, stdout, stderr, self._answered_by)
             except _Ended as ended:
                 code = ended.code
             tasks.cancel_scope.cancel()
         return code
+
+    def _answered_by(self, stream: Stream[Any, Any]) -> None:
+        headers = stream.initial_metadata
+        self.agent = escaped(str(headers[wire.AGENT])) if headers and wire.AGENT in headers else None
 
     async def resolve_ip(self, patience: float = 1.0) -> str | None:
         """The guest's IPv4 address as its agent tells it; None when there is no answer (yet) within `patience` seconds.
@@ -153,28 +165,40 @@ async def _connected(folder: Path, patience: float) -> socket.socket:
 _ExecStream = Stream[ExecRequest, ExecResponse]
 
 
-async def _feed(stream: _ExecStream, stdin: AsyncIterable[bytes]) -> None:
+async def _feed(stream: _ExecStream, stdin: AsyncIterable[bytes], stays_open: bool) -> None:
     """Send standard input to its end. A stream that ends first is no concern of this side: the reader tells why."""
     try:
         async for data in stdin:
             for start in range(0, len(data), _CHUNK):
                 await _send_input(stream, data[start : start + _CHUNK])
         await _send_input(stream, b"")
-        await stream.end()
+        if not stays_open:  # sizes of the terminal may follow
+            await stream.end()
     except (StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError) as exc:
         log.debug("the command takes no more input: %s", exc)
+
+
+async def _tell_sizes(stream: _ExecStream, sizes: AsyncIterable[tuple[int, int]]) -> None:
+    try:
+        async for rows, columns in sizes:
+            await stream.send_message(ExecRequest(terminal_resize=TerminalSize(rows=rows, cols=columns)))
+    except (StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError) as exc:
+        log.debug("the command's terminal is gone: %s", exc)
 
 
 async def _send_input(stream: _ExecStream, data: bytes) -> None:
     await stream.send_message(ExecRequest(standard_input=IOChunk(data=data)))
 
 
-async def _followed(stream: _ExecStream, stdout: Writer, stderr: Writer) -> None:
+async def _followed(
+    stream: _ExecStream, stdout: Writer, stderr: Writer, answered: Callable[[_ExecStream], None]
+) -> None:
     """Hand output on until the command ends. Returns when the stream ends well without telling how it ended.
 
     Raises _Ended.
     """
     while (response := await _received(stream)) is not None:
+        answered(stream)
         kind = response.WhichOneof("type")
         if kind == "exit":
             raise _Ended(response.exit.code)
@@ -223,8 +247,8 @@ def _ours(error: Exception) -> Exception | None:
     return None
 
 
-def _message(command: Command, size: tuple[int, int] | None) -> ExecRequest.Command:
-    rows, columns = size or (24, 80)
+def _message(command: Command) -> ExecRequest.Command:
+    rows, columns = command.size
     return ExecRequest.Command(
         name=command.name,
         args=command.args,

@@ -21,8 +21,17 @@ class Command:
     """It gets standard input; otherwise it reads from the null device."""
     tty: bool = False
     """It runs on a terminal of its own."""
+    size: tuple[int, int] = (24, 80)
+    """Rows and columns of that terminal at first."""
+    user: str = ""
+    """As whom it runs; empty: the user whom the agent chooses, `admin` where there is one."""
     detach: bool = False
     """It is left running and the call returns at once."""
+
+    @property
+    def is_demanding(self) -> bool:
+        """It needs more than input before and output after it."""
+        return self.tty or self.detach or self.interactive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,7 @@ class AgentUnavailable(UserError):
     def __init__(self, message: str = "no guest agent answers in the VM", hint: str | None = None) -> None:
         super().__init__(
             message,
-            hint
-            or "is the guest up, and is qemu-guest-agent installed and running in it? `tart doctor NAME` tells more",
+            hint or "is the guest up, and does tart-agent or qemu-guest-agent run in it? `tart doctor NAME` tells more",
         )
 
 

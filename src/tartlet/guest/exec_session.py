@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 
-from tartlet.errors import FileTrouble
-from tartlet.guest.channel import PATIENCE, connect
+from tartlet.errors import FileTrouble, UserError
+from tartlet.guest import terminal
+from tartlet.guest.channel import PATIENCE, GuestChannel, connect
 from tartlet.guest.commands import Command
 
 _PIECE = 64 << 10
@@ -25,37 +27,59 @@ _READER_GONE = 141
 """The status a shell shows for a program whose reader went away (128 + SIGPIPE)."""
 
 
-async def exec_in_terminal(
-    folder: Path,
-    words: Sequence[str],
-    *,
-    interactive: bool = False,
-    tty: bool = False,
-    patience: float = PATIENCE,
-) -> int:
-    """Run `words` in the guest of the running VM of `folder`; what this process should end with (0 to 255).
+class CommandTimedOut(UserError):
+    """A command was killed because it took too long."""
 
-    Output arrives unchanged on descriptors 1 and 2. With `interactive` descriptor 0 is read to its end, but never keeps
-    the call once the command has ended. Nothing of the process is changed. Cancelling kills the command. Raises
-    AgentUnavailable after `patience` seconds, AgentCannot, AgentFailed.
+    exit_code = 124
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"given up after {seconds:g} seconds, and the command was killed")
+
+
+async def exec_in_terminal(
+    folder: Path, command: Command, *, patience: float = PATIENCE, limit: float | None = None
+) -> int:
+    """Run a command in the guest of the running VM of `folder`; what this process should end with (0 to 255).
+
+    Output arrives unchanged on descriptors 1 and 2. An interactive command gets descriptor 0 to its end, but that never
+    keeps the call once the command has ended. A command with a terminal has this process's own, raw until it ends, and
+    learns its size. Cancelling kills the command, and so do `limit` seconds.
+
+    Raises AgentUnavailable after `patience` seconds, AgentCannot, AgentFailed, CommandTimedOut.
     """
-    command = Command(name=words[0], args=tuple(words[1:]), interactive=interactive, tty=tty)
-    stdin = _read(0) if interactive else None
+    if command.tty:
+        command = replace(command, size=terminal.size())
     try:
-        async with connect(folder, patience) as channel:
-            code = await channel.execute(command, _Writer(1), _Writer(2), stdin, _size() if tty else None)
+        with anyio.fail_after(limit):
+            async with connect(folder, patience) as channel:
+                code = await (_on_terminal if command.tty else _joined)(channel, command)
+    except TimeoutError as exc:
+        raise CommandTimedOut(limit or 0) from exc
     except BrokenPipeError:
         return _READER_GONE
     return code & 0xFF
 
 
-def _size() -> tuple[int, int]:
-    """Rows and columns of the terminal at standard output, or the size that every program expects."""
-    try:
-        size = os.get_terminal_size(1)
-    except OSError:
-        return 24, 80
-    return size.lines, size.columns
+async def _joined(channel: GuestChannel, command: Command, sizes: AsyncIterable[tuple[int, int]] | None = None) -> int:
+    stdin = _read(0) if command.interactive else None
+    return await channel.execute(command, _Writer(1), _Writer(2), stdin, sizes)
+
+
+async def _on_terminal(channel: GuestChannel, command: Command) -> int:
+    own = terminal.OwnTerminal(keep_signals=not command.interactive)
+    code = 0
+    failure: UserError | OSError | None = None
+    with terminal.news() as signals, own.held():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(own.obey, signals, tasks.cancel_scope)
+            try:
+                code = await _joined(channel, command, own.sizes())
+            except (UserError, OSError) as exc:  # raised outside the group, so unwrapped
+                failure = exc
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return 128 + own.ended_by if own.ended_by is not None else code
 
 
 async def _read(descriptor: int) -> AsyncGenerator[bytes]:

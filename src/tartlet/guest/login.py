@@ -27,8 +27,8 @@ setpriv --help 2>&1 | grep -q -e --reset-env && echo setpriv
 _RUN = """\
 token=$1 folder=$2; shift 2
 refuse() { printf '%s %s' "$token" "$1" >&2; exit 127; }
-if [ -n "$folder" ]; then cd "$folder" 2>/dev/null || refuse "cannot enter the folder $folder"
-else cd "${HOME:-/}" 2>/dev/null || cd /; fi
+cd "${HOME:-/}" 2>/dev/null || cd /
+cd "${folder:-.}" 2>/dev/null || refuse "cannot enter the folder $folder"
 case $1 in
   */*) [ -e "$1" ] || refuse "$1: no such file"
     [ -f "$1" ] && [ -x "$1" ] || refuse "$1: cannot be executed" ;;

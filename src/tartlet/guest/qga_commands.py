@@ -11,7 +11,7 @@ import anyio
 from tartlet.errors import UserError
 from tartlet.guest.commands import Command, Outcome
 from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
-from tartlet.guest.login import LOOK_UP, Login
+from tartlet.guest.login import LOOK_UP, USER, Login
 from tartlet.guest.qga import QemuGuestAgent
 from tartlet.guest.qga_messages import ExecStatus, Interface
 
@@ -25,7 +25,7 @@ _KILL_PATIENCE = 10.0
 
 _CANNOT = (
     "the QEMU guest agent, the only agent that answers in this VM, cannot {what}; "
-    "that takes an agent made for `tart exec` in the guest"
+    "that takes Tartlet's own agent in the guest: `tart agent install NAME` puts it there"
 )
 
 
@@ -35,18 +35,17 @@ class QgaCommands:
     def __init__(self, agent: QemuGuestAgent, mac: str) -> None:
         """`mac` is the VM's MAC address, by which its network interface is recognised."""
         self.agent = agent
-        self._mac = mac.lower()
+        self.mac = mac.lower()
         self._login: tuple[int, Login] | None = None
         self._looking_up = anyio.Lock()
 
-    async def ready(self, patience: float) -> None:
-        """Return when the guest has its agent up. Raises AgentUnavailable after `patience` seconds."""
-        if not await self.agent.wait_open(patience):
-            raise AgentUnavailable
-
     def check(self, command: Command) -> None:
         """Refuse what this agent cannot. Raises AgentCannot."""
-        for wanted, what in ((command.tty, "give a command a terminal (-t)"), (command.detach, "detach a command")):
+        for wanted, what in (
+            (command.tty, "give a command a terminal (-t)"),
+            (command.detach, "detach a command"),
+            (command.user not in ("", USER, "root"), f"run a command as {command.user}"),
+        ):
             if wanted:
                 raise AgentCannot(_CANNOT.format(what=what))
 
@@ -56,7 +55,10 @@ class QgaCommands:
         Raises AgentUnavailable, AgentCannot, AgentFailed (also when the program cannot be started).
         """
         self.check(command)
-        prepared = (await self._found_login()).prepared(command)
+        login = Login() if command.user == "root" else await self._found_login()
+        if command.user == USER and not login.prefix:
+            raise AgentFailed(f"the guest has no user {USER}")
+        prepared = login.prepared(command)
         status = await self._run(prepared.words, stdin)
         code = -1 if status.exitcode is None else status.exitcode
         refusal = prepared.refusal(code, status.err_data)
@@ -67,12 +69,16 @@ class QgaCommands:
 
     async def address(self) -> str:
         """The IPv4 address of the VM's network interface. Raises AgentUnavailable while there is none, AgentFailed."""
-        found = first_address(await self.agent.interfaces(), self._mac)
+        found = first_address(await self.agent.interfaces(), self.mac)
         if found is None:
             raise AgentUnavailable(
                 "the guest has no IPv4 address yet", "wait for its network: `tart ip NAME --wait 60`"
             )
         return found
+
+    async def has_file(self, path: str) -> bool:
+        """Whether the guest has this file, as root sees it. Raises AgentUnavailable, AgentCannot, AgentFailed."""
+        return (await self._run(["/bin/sh", "-c", 'test -e "$1"', "sh", path], None)).exitcode == 0
 
     async def _found_login(self) -> Login:
         """As whom commands run; looked up once for each life of the agent."""
@@ -127,12 +133,13 @@ def first_address(interfaces: Sequence[Interface], mac: str) -> str | None:
     for interface in interfaces:
         if interface.hardware_address.lower() == mac:
             for address in interface.ip_addresses:
-                if address.ip_address_type == "ipv4" and _usable(address.ip_address):
+                if address.ip_address_type == "ipv4" and usable(address.ip_address):
                     return address.ip_address
     return None
 
 
-def _usable(text: str) -> bool:
+def usable(text: str) -> bool:
+    """Whether this is an IPv4 address that others can reach."""
     try:
         address = ipaddress.IPv4Address(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""What `tart run` serves on `control.sock` when the guest's agent does not speak gRPC itself.
+"""What `tart run` serves on `control.sock`.
 
-Clients speak the gRPC of agent.proto, whatever agent is behind it; here it ends, and its calls become those of
-`QgaCommands`. The service lives and dies with the VM.
+Clients speak the gRPC of agent.proto, whatever agent is behind it; here it ends, and its calls become those of the
+agent that the guest has. The service lives and dies with the VM.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
+from urllib.parse import unquote
 
 import anyio
 from anyio.abc import TaskGroup
@@ -21,11 +22,14 @@ from grpclib.exceptions import GRPCError
 from grpclib.protocol import H2Protocol
 from grpclib.server import Server, Stream
 
+from tartlet.errors import UserError
 from tartlet.guest import wire
 from tartlet.guest.agent_pb2 import ExecRequest, ExecResponse, IOChunk, ResolveIPRequest, ResolveIPResponse
+from tartlet.guest.agents import GuestAgents, Kind
 from tartlet.guest.commands import Command, Outcome
 from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
-from tartlet.guest.qga_commands import LARGEST_INPUT, QgaCommands
+from tartlet.guest.qga_commands import LARGEST_INPUT
+from tartlet.guest.streamed_exec import stream_exec
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +46,16 @@ _CLOSING_TIME = 5.0
 
 
 @asynccontextmanager
-async def serving(listener: socket.socket, commands: QgaCommands) -> AsyncGenerator[None]:
+async def serving(listener: socket.socket, agents: GuestAgents) -> AsyncGenerator[None]:
     """Serve clients of a bound, listening socket for the length of the block; then hang up on all of them.
 
+    Meanwhile the session with our own agent is kept.
     The listener is closed at the end; its file stays.
     """
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
-        server = _Server([_Agent(commands, tasks)], config=Configuration(wire.WINDOW, wire.WINDOW))
+        tasks.start_soon(agents.own.run)
+        server = _Server([_Agent(agents, tasks)], config=Configuration(wire.WINDOW, wire.WINDOW))
         await server.start(sock=listener)
         try:
             yield
@@ -87,8 +93,8 @@ class _Server(Server):
 class _Agent:
     """The two methods of agent.proto."""
 
-    def __init__(self, commands: QgaCommands, tasks: TaskGroup) -> None:
-        self._commands, self._tasks = commands, tasks
+    def __init__(self, agents: GuestAgents, tasks: TaskGroup) -> None:
+        self._agents, self._tasks = agents, tasks
 
     def __mapping__(self) -> dict[str, Handler]:
         return {
@@ -101,22 +107,32 @@ class _Agent:
         request = await stream.recv_message()
         if request is None or request.WhichOneof("type") != "command":
             raise GRPCError(Status.UNKNOWN, "the first request must be a command")
-        command = _command(request.command)
-        patience = _patience(stream)
+        command = _command(request.command, unquote(_header(stream, wire.USER)))
+        try:
+            kind = await self._agents.chosen(_patience(stream), command)
+            await stream.send_initial_metadata(metadata={wire.AGENT: str(kind)})
+            if kind is Kind.TART:
+                code = await stream_exec(self._agents.own, command, stream)
+                await stream.send_message(ExecResponse(exit=ExecResponse.Exit(code=code)))
+                return
+        except UserError as exc:
+            raise _status(exc) from exc
+        await self._at_once(command, stream)
 
-        async def work() -> Outcome:
-            self._commands.check(command)
-            await self._commands.ready(patience)
-            return await self._commands.execute(command, stdin)
-
-        stdin = await _whole_input(stream) if command.interactive and not command.tty else None
-        outcome = await self._owned(work)
+    async def _at_once(self, command: Command, stream: Stream[ExecRequest, ExecResponse]) -> None:
+        """By the QEMU guest agent: all input before, all output after."""
+        try:
+            self._agents.qemu.check(command)
+        except AgentCannot as exc:
+            raise _status(exc) from exc
+        stdin = await _whole_input(stream) if command.interactive else None
+        outcome = await self._owned(lambda: self._agents.qemu.execute(command, stdin))
         await _send_output(stream, outcome)
 
     async def resolve_ip(self, stream: Stream[ResolveIPRequest, ResolveIPResponse]) -> None:
         wire.bound(stream)
         await stream.recv_message()
-        address = await self._owned(self._commands.address)
+        address = await self._owned(self._agents.address)
         await stream.send_message(ResolveIPResponse(ip=address))
 
     async def _owned(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -147,23 +163,33 @@ class _Agent:
 
 
 def _result(result: T | Exception) -> T:
-    if isinstance(result, AgentUnavailable):
-        raise GRPCError(Status.UNAVAILABLE, str(result)) from result
-    if isinstance(result, AgentCannot):
-        raise GRPCError(Status.UNIMPLEMENTED, _with_hint(result)) from result
-    if isinstance(result, AgentFailed):
-        raise GRPCError(Status.UNKNOWN, _with_hint(result)) from result
+    if isinstance(result, UserError):
+        raise _status(result) from result
     if isinstance(result, Exception):
         raise result
     return result
+
+
+def _status(error: UserError) -> Exception:
+    """What a client is told of it."""
+    if isinstance(error, AgentUnavailable):
+        return GRPCError(Status.UNAVAILABLE, str(error))
+    if isinstance(error, AgentCannot):
+        return GRPCError(Status.UNIMPLEMENTED, _with_hint(error))
+    if isinstance(error, AgentFailed):
+        return GRPCError(Status.UNKNOWN, _with_hint(error))
+    return error
 
 
 def _with_hint(error: AgentFailed) -> str:
     return f"{error}; {error.hint}" if error.hint else str(error)
 
 
-def _command(told: ExecRequest.Command) -> Command:
+def _command(told: ExecRequest.Command, user: str) -> Command:
+    size = (told.terminal_size.rows, told.terminal_size.cols)
     return Command(
+        user=user,
+        size=size if all(size) else (24, 80),
         name=told.name,
         args=tuple(told.args),
         env=dict(told.env),
@@ -176,8 +202,12 @@ def _command(told: ExecRequest.Command) -> Command:
 
 def _patience(stream: Stream[ExecRequest, ExecResponse]) -> float:
     """Seconds the client lets us wait for the agent; none unless it says so."""
-    told = str(stream.metadata[wire.PATIENCE]) if stream.metadata and wire.PATIENCE in stream.metadata else ""
+    told = _header(stream, wire.PATIENCE)
     return min(float(told), _MOST_PATIENCE) if told.isascii() and told.isdigit() else 0.0
+
+
+def _header(stream: Stream[ExecRequest, ExecResponse], name: str) -> str:
+    return str(stream.metadata[name]) if stream.metadata and name in stream.metadata else ""
 
 
 async def _whole_input(stream: Stream[ExecRequest, ExecResponse]) -> bytes:

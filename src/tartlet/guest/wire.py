@@ -19,6 +19,12 @@ RESOLVE_IP = "/Agent/ResolveIP"
 PATIENCE = "tartlet-patience"
 """A header of ours: seconds the server may wait for the guest's agent before it answers UNAVAILABLE."""
 
+USER = "tartlet-user"
+"""A header of ours: as whom a command is to run, percent-encoded. The supervisor that serves the socket knows it."""
+
+AGENT = "tartlet-agent"
+"""A header of the answer: which agent carries the command out (`agents.Kind`)."""
+
 LARGEST_MESSAGE = 4 << 20
 """Bytes of one gRPC message that are accepted; a peer could announce 4 GiB."""
 

@@ -172,17 +172,30 @@ def _channel(vm: VmFolder) -> Iterator[Finding]:
     """Whether commands get into a running VM, tried out through its control socket."""
     import anyio
 
+    from tartlet.guest.agents import Kind
+
     topic = f"VM {vm.name}"
     try:
-        version = anyio.run(_agent_tried, vm)
-        yield Finding(topic=topic, verdict=Verdict.OK, text=f"the guest agent answers: {version}")
+        agent, system = anyio.run(_agent_tried, vm)
     except UserError as exc:
         yield Finding(topic=topic, verdict=Verdict.NOTE, text=f"the guest agent: {exc}", hint=exc.hint)
+        return
+    if agent == Kind.TART:
+        text = f"commands go through Tartlet's own agent, which the guest has running ({system})"
+        yield Finding(topic=topic, verdict=Verdict.OK, text=text)
+    else:
+        yield Finding(
+            topic=topic,
+            verdict=Verdict.NOTE,
+            text=f"commands go through the QEMU guest agent, because Tartlet's own does not run in it ({system})",
+            hint=f"for terminals, streams and copying: `tart agent install {vm.name}`",
+        )
 
 
-async def _agent_tried(vm: VmFolder) -> str:
+async def _agent_tried(vm: VmFolder) -> tuple[str | None, str]:
     from tartlet.guest.channel import connect
     from tartlet.guest.commands import Command
+    from tartlet.guest.errors import escaped
 
     said = bytearray()
 
@@ -191,4 +204,4 @@ async def _agent_tried(vm: VmFolder) -> str:
 
     async with connect(vm.path, patience=2) as channel:
         await channel.execute(Command(name="uname", args=("-sr",)), keep, keep)
-    return said.decode(errors="replace").strip()
+        return channel.agent, escaped(said.decode(errors="replace"))

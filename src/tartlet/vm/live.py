@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,11 @@ from pathlib import Path
 import anyio
 
 from tartlet.errors import UserError
+from tartlet.guest.agents import GuestAgents, Kind
+from tartlet.guest.port_session import TartAgent
 from tartlet.guest.qga import QemuGuestAgent
+from tartlet.guest.qga_commands import QgaCommands
+from tartlet.guest.tart_agent import PORT
 from tartlet.host.bounded_log import shorten
 from tartlet.host.files import removed, sync_folder
 from tartlet.host.scratch import scratch_folder
@@ -36,6 +39,9 @@ _LONGEST_LOG = 16 << 20
 
 _LOG_INTERVAL = 5
 """Seconds between looks at the logs' sizes."""
+
+_PORTS = {GUEST_AGENT_PORT: Kind.QEMU, PORT: Kind.TART}
+"""By their ids."""
 
 _CLOCK_TIMEOUT = 60
 """Seconds a resumed guest's agent gets to take the time."""
@@ -63,7 +69,7 @@ class RunningVm:
         self.plan = plan
         self.process = process
         self.monitor = monitor
-        self.agent = QemuGuestAgent(plan.agent)
+        self.agents = GuestAgents(TartAgent(plan.own_agent), QgaCommands(QemuGuestAgent(plan.agent), plan.mac))
         self.announce = log.announce
         """Notes a line in the run's log and tells it to whoever watches."""
         self._tmp, self._events, self._log, self._record = tmp, events, log, record
@@ -79,14 +85,13 @@ class RunningVm:
 
         Raises FileTrouble and AddressTaken when the socket cannot be bound, and what the network raises when it fails.
         """
-        from tartlet.guest.qga_commands import QgaCommands
         from tartlet.guest.service import serving
 
         async with AsyncExitStack() as held:
             tasks = await held.enter_async_context(anyio.create_task_group())
             held.callback(tasks.cancel_scope.cancel)
             listener = held.enter_context(listening(self.folder, "control.sock"))
-            await held.enter_async_context(serving(listener, QgaCommands(self.agent, self.plan.mac)))
+            await held.enter_async_context(serving(listener, self.agents))
             record.write(self.folder, self.plan.network.record)
             tasks.start_soon(self._listen)
             tasks.start_soon(self._watch_network)
@@ -110,8 +115,7 @@ class RunningVm:
 
     async def agent_answers(self) -> None:
         """Return when the guest's agent answers."""
-        await self.agent.wait_open(None)
-        await self.agent.ping()
+        await self.agents.answers()
 
     async def power_off(self) -> None:
         """Cut the power: the guest is not asked, its disks are flushed. Returns when QEMU has ended."""
@@ -185,11 +189,8 @@ class RunningVm:
     def _heard(self, event: Event) -> None:
         if event.name == "SHUTDOWN":
             self._shutdown = event
-        elif event.name == "VSERPORT_CHANGE" and event.data.get("id") == GUEST_AGENT_PORT:
-            if event.data.get("open"):
-                self.agent.port_opened()
-            else:
-                self.agent.port_closed()
+        elif event.name == "VSERPORT_CHANGE" and (kind := _PORTS.get(str(event.data.get("id")))) is not None:
+            self.agents.port_changed(kind, is_open=bool(event.data.get("open")))
 
     def _ending(self, status: int) -> Ending:
         if self._decided is not None:
@@ -204,7 +205,6 @@ class RunningVm:
         """A resumed guest believes it is still the moment of its suspension."""
         try:
             with anyio.fail_after(_CLOCK_TIMEOUT):
-                await self.agent.wait_open(None)
-                await self.agent.set_clock(time.time_ns())
+                await self.agents.set_clock()
         except (UserError, TimeoutError) as exc:
             self._log.note(f"the guest's clock was not corrected: {exc or 'its agent did not answer in time'}")

@@ -14,6 +14,7 @@ from tartlet.console import audio, display, serial, vnc
 from tartlet.disk.chain import chain_of
 from tartlet.disk.model import Disk, DiskFormat
 from tartlet.errors import UserError
+from tartlet.guest import tart_agent
 from tartlet.hypervisor import accel, firmware, nvram, qemu, state_file
 from tartlet.hypervisor.accel import Accelerator
 from tartlet.hypervisor.block_nodes import attached, root_disk
@@ -70,7 +71,9 @@ class Plan:
     fingerprint: Fingerprint
     """What a saved state of this machine depends on."""
     agent: socket.socket
-    """Our end of the guest agent's port."""
+    """Our end of the QEMU guest agent's port."""
+    own_agent: socket.socket
+    """Our end of our own agent's port."""
     lent: tuple[socket.socket, ...]
     """QEMU's ends of connected pairs; closed here once QEMU has them."""
     network: Attachment
@@ -97,11 +100,13 @@ async def planned(
     window = _window(options, config, program)
     async with AsyncExitStack() as held:
         ours, theirs = held.enter_context(_pair())
+        own, own_theirs = held.enter_context(_pair())
         network = await held.enter_async_context(plugged_in(vm, config, options))
         ports = Ports(
             ports=(
                 Port(name=GUEST_AGENT_PORT, descriptor=theirs.fileno()),
                 Port(name=f"tart-version-{PRINTED_VERSION}"),
+                Port(name=tart_agent.PORT, descriptor=own_theirs.fileno()),
             ),
             console=_console(options),
         )
@@ -137,7 +142,8 @@ async def planned(
             machine=machine,
             fingerprint=state_file.fingerprint(machine, version, disk_size=disk.size, mac=config.mac_address),
             agent=ours,
-            lent=(theirs,),
+            own_agent=own,
+            lent=(theirs, own_theirs),
             network=network,
             options=options,
             mac=config.mac_address,

@@ -1,0 +1,58 @@
+"""Our own agent, the file that runs in guests, as a process of this host at the other end of a socket pair."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from machines import MAC
+from tartlet.guest import tart_agent
+from tartlet.guest.agents import GuestAgents
+from tartlet.guest.port_session import TartAgent
+from tartlet.guest.qga import QemuGuestAgent
+from tartlet.guest.qga_commands import QgaCommands
+from tartlet.guest.service import serving
+from tartlet.host.sockets import listening
+
+AGENT = Path(tart_agent.__file__)
+
+
+def started(port: socket.socket, python: str = sys.executable) -> subprocess.Popen[bytes]:
+    """The agent, serving the guest's end of a port."""
+    words = [python, "-I", str(AGENT), "--descriptor", str(port.fileno())]
+    return subprocess.Popen(words, pass_fds=[port.fileno()], stdin=subprocess.DEVNULL)
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """Make sure that it is gone."""
+    process.kill()
+    process.wait()
+
+
+@contextmanager
+def agent_process(python: str = sys.executable) -> Generator[tuple[socket.socket, subprocess.Popen[bytes]]]:
+    """The host's end of a port, and the agent at its other end, which ends with the port."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        process = started(theirs, python)
+        theirs.close()
+        try:
+            yield ours, process
+            ours.shutdown(socket.SHUT_RDWR)
+            process.wait(10)
+        finally:
+            ended(process)
+
+
+@asynccontextmanager
+async def agents_served(folder: Path, port: socket.socket) -> AsyncGenerator[GuestAgents]:
+    """Serve the folder's control socket with our own agent behind `port`, and nobody at the other port."""
+    with socket.socket(socket.AF_UNIX) as nobody, listening(folder, "control.sock") as listener:
+        agents = GuestAgents(TartAgent(port), QgaCommands(QemuGuestAgent(nobody), MAC))
+        agents.own.port_opened()
+        async with serving(listener, agents):
+            yield agents
