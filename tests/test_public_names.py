@@ -39,6 +39,7 @@ PUBLIC = {
     "tartlet.vm.options": {"RunOptions"},
     "tartlet.vm.pull": {"pull"},
     "tartlet.vm.push": {"PushOptions", "push"},
+    "tartlet.vm.screen": {"click", "move_pointer", "press_keys", "screenshot", "type_text"},
     "tartlet.vm.stop": {"request_suspend", "stop", "wait_until_stopped"},
     "tartlet.vm.store": {"VmMissing", "VmNotRunning", "VmRunning", "VmStore"},
 }

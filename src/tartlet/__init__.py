@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tartlet.vm.options import RunOptions
     from tartlet.vm.pull import pull
     from tartlet.vm.push import PushOptions, push
+    from tartlet.vm.screen import click, move_pointer, press_keys, screenshot, type_text
     from tartlet.vm.stop import request_suspend, stop, wait_until_stopped
     from tartlet.vm.store import VmMissing, VmNotRunning, VmRunning, VmStore
 
@@ -64,6 +65,7 @@ _MODULES = {
     "vm.options": ("RunOptions",),
     "vm.pull": ("pull",),
     "vm.push": ("PushOptions", "push"),
+    "vm.screen": ("click", "move_pointer", "press_keys", "screenshot", "type_text"),
     "vm.stop": ("request_suspend", "stop", "wait_until_stopped"),
     "vm.store": ("VmMissing", "VmNotRunning", "VmRunning", "VmStore"),
 }
@@ -111,6 +113,7 @@ __all__ = [
     "VmStore",
     "__version__",
     "change",
+    "click",
     "clone",
     "connect",
     "create_empty",
@@ -118,11 +121,15 @@ __all__ = [
     "local_entries",
     "log_in",
     "log_out",
+    "move_pointer",
+    "press_keys",
     "pull",
     "push",
     "request_suspend",
     "running",
+    "screenshot",
     "stop",
+    "type_text",
     "wait_until_stopped",
 ]
 

@@ -35,6 +35,8 @@ VERBS: Mapping[str, str] = {
     "suspend": "Save a running VM to disk; its next run continues there.",
     "wait": "Wait until a VM has ended, and print how it did.",
     "logs": "Show the logs of a VM.",
+    "console": "Use the serial console of a running VM; Ctrl+] leaves it.",
+    "screenshot": "Take a picture of a running VM's screen.",
     "doctor": "Show what this machine offers, and what stands in the way.",
     "help": "Show help about the program or one of its subcommands.",
 }

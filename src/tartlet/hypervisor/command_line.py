@@ -63,5 +63,9 @@ def _monitor(machine: Machine) -> list[str]:
 
 
 def _first_serial_port(machine: Machine) -> list[str]:
-    log = f"file,id=serial0,path={escaped(machine.serial_log)},append=on"
-    return ["-chardev", log, "-serial", "chardev:serial0"]
+    log = escaped(machine.serial_log)
+    if machine.serial is None:
+        port = f"file,id=serial0,path={log},append=on"
+    else:
+        port = f"socket,id=serial0,fd={machine.serial},logfile={log},logappend=on"
+    return ["-chardev", port, "-serial", "chardev:serial0"]

@@ -40,6 +40,8 @@ class Machine:
     """QEMU's end of the connected pair over which it takes commands."""
     serial_log: Path
     """Where what the guest writes to its first serial port is kept."""
+    serial: int | None = None
+    """QEMU's end of the connected pair behind the first serial port; without one the port is only written to."""
     devices: tuple[Device, ...]
     display: tuple[str, ...] = ("-display", "none")
     """Words of a window and of a VNC server (see `console.display` and `console.vnc`)."""
@@ -52,7 +54,8 @@ class Machine:
 
     def descriptors(self) -> tuple[int, ...]:
         """What QEMU has to inherit, under the same numbers."""
-        return (self.monitor, *(descriptor for device in self.devices for descriptor in device.descriptors()))
+        serial = () if self.serial is None else (self.serial,)
+        return (self.monitor, *serial, *(descriptor for device in self.devices for descriptor in device.descriptors()))
 
     def headless(self) -> bool:
         """Whether QEMU opens no window on this host."""

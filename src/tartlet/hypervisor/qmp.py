@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import logging
 import socket
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -182,6 +182,19 @@ class Monitor:
         """Hand a descriptor to QEMU under a name; it stays open here too."""
         socket.send_fds(self._connection, [b" "], [descriptor])
         await self._ask("getfd", {"fdname": name})
+
+    async def screenshot(self, into: int) -> None:
+        """Write the guest's screen as PNG to a file that is open for writing only (QEMU 7.1, libpng)."""
+        socket.send_fds(self._connection, [b" "], [into])
+        fdset = cast("dict[str, int]", await self._ask("add-fd"))["fdset-id"]
+        try:
+            await self._ask("screendump", {"filename": f"/dev/fdset/{fdset}", "format": "png"})
+        finally:
+            await self._ask("remove-fd", {"fdset-id": fdset})
+
+    async def send_input(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Let keys and pointer of the guest move (QEMU, qapi/ui.json, InputEvent)."""
+        await self._ask("input-send-event", {"events": list(events)})
 
     async def set_migration(self, *, capabilities: Mapping[str, bool], parameters: Mapping[str, int]) -> None:
         """How saving and restoring work."""

@@ -25,6 +25,7 @@ from tartlet.vm.folder import STATE, VmFolder
 from tartlet.vm.live import RunningVm
 from tartlet.vm.model import VmConfig
 from tartlet.vm.options import RunOptions
+from tartlet.vm.orders import taking_orders
 from tartlet.vm.plan import Plan, planned
 from tartlet.vm.run_log import begun_log
 from tartlet.vm.store import VmMissing, VmStore
@@ -71,6 +72,7 @@ async def running(
             await console.opened(monitor, options, plan.network.record.address, log)
         live = RunningVm(store.home.tmp, folder, plan, process, monitor, events, log, record)
         await held.enter_async_context(live.served(resumed=state is not None))
+        await held.enter_async_context(taking_orders(live))
         if state is not None:
             _forget(folder)  # when nothing can fail any more
         async with _crash_told(process):

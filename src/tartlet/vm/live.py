@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 
+from tartlet.console.hub import SerialConsole
 from tartlet.errors import UserError
 from tartlet.guest.agents import GuestAgents, Kind
 from tartlet.guest.port_session import TartAgent
@@ -70,6 +71,7 @@ class RunningVm:
         self.process = process
         self.monitor = monitor
         self.agents = GuestAgents(TartAgent(plan.own_agent), QgaCommands(QemuGuestAgent(plan.agent), plan.mac))
+        self.serial = SerialConsole(plan.serial, folder / "serial.log")
         self.announce = log.announce
         """Notes a line in the run's log and tells it to whoever watches."""
         self._tmp, self._events, self._log, self._record = tmp, events, log, record
@@ -96,6 +98,7 @@ class RunningVm:
             tasks.start_soon(self._listen)
             tasks.start_soon(self._watch_network)
             tasks.start_soon(self._keep_logs_short)
+            tasks.start_soon(self.serial.pump)
             if resumed:
                 tasks.start_soon(self._correct_clock)
             yield

@@ -74,6 +74,8 @@ class Plan:
     """Our end of the QEMU guest agent's port."""
     own_agent: socket.socket
     """Our end of our own agent's port."""
+    serial: socket.socket
+    """Our end of the first serial port."""
     lent: tuple[socket.socket, ...]
     """QEMU's ends of connected pairs; closed here once QEMU has them."""
     network: Attachment
@@ -101,6 +103,7 @@ async def planned(
     async with AsyncExitStack() as held:
         ours, theirs = held.enter_context(_pair())
         own, own_theirs = held.enter_context(_pair())
+        serial_port, serial_theirs = held.enter_context(_pair())
         network = await held.enter_async_context(plugged_in(vm, config, options))
         ports = Ports(
             ports=(
@@ -121,6 +124,7 @@ async def planned(
             variables=nvram.prepare(vm.path, uefi),
             monitor=-1,
             serial_log=vm.serial_log_path,
+            serial=serial_theirs.fileno(),
             devices=(
                 Graphics(width=config.display.width, height=config.display.height, arch=config.arch),
                 *cards(network, config.mac_address),
@@ -143,7 +147,8 @@ async def planned(
             fingerprint=state_file.fingerprint(machine, version, disk_size=disk.size, mac=config.mac_address),
             agent=ours,
             own_agent=own,
-            lent=(theirs, own_theirs),
+            serial=serial_port,
+            lent=(theirs, own_theirs, serial_theirs),
             network=network,
             options=options,
             mac=config.mac_address,
