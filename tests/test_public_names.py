@@ -29,6 +29,7 @@ PUBLIC = {
     "tartlet.version": {"__version__"},
     "tartlet.vm.change": {"Changes", "change"},
     "tartlet.vm.clone": {"clone"},
+    "tartlet.vm.clone_image": {"clone_image"},
     "tartlet.vm.create": {"create_empty"},
     "tartlet.vm.ended": {"Ending", "LastRun", "last_run"},
     "tartlet.vm.folder": {"VmFolder", "VmIncomplete"},

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tartlet.version import __version__
     from tartlet.vm.change import Changes, change
     from tartlet.vm.clone import clone
+    from tartlet.vm.clone_image import clone_image
     from tartlet.vm.create import create_empty
     from tartlet.vm.ended import Ending, LastRun, last_run
     from tartlet.vm.folder import VmFolder, VmIncomplete
@@ -55,6 +56,7 @@ _MODULES = {
     "version": ("__version__",),
     "vm.change": ("Changes", "change"),
     "vm.clone": ("clone",),
+    "vm.clone_image": ("clone_image",),
     "vm.create": ("create_empty",),
     "vm.ended": ("Ending", "LastRun", "last_run"),
     "vm.folder": ("VmFolder", "VmIncomplete"),
@@ -115,6 +117,7 @@ __all__ = [
     "change",
     "click",
     "clone",
+    "clone_image",
     "connect",
     "create_empty",
     "last_run",

@@ -3,75 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import re
 import signal
-import subprocess
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import anyio
 import pytest
 
 from command import TART, Called, surroundings, tart, tart_beside
-from pushed_images import disk_file, pushed
-from registries import Fault, Front, front, real_registry
-from tartlet.host.paths import Home
-from tartlet.image.cache import MARK, ImageCache
+from pulls import PIECE, blobs_got, cache_of, cached_disk, named, same
+from pushed_images import pushed
+from registries import Fault, Front
+from tartlet.image.cache import MARK
 from tartlet.image.manifest import read_manifest
 from tartlet.image.reference import parse
-from tartlet.image.registry import Repository, opened
-from tartlet.units import MIB
-
-BLOBS = r"/blobs/sha256"
-NOISE = random.Random(11).randbytes(12 * MIB)
-PIECE = MIB
-
-
-@pytest.fixture(scope="module")
-async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
-    async with real_registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
-
-
-@pytest.fixture
-async def before(host: str) -> AsyncGenerator[Front]:
-    async with front(host) as state:
-        yield state
-
-
-@pytest.fixture
-async def repository(before: Front, tmp_path: Path) -> AsyncGenerator[Repository]:
-    async with opened(insecure=True, environment={"HOME": str(tmp_path)}) as registries:
-        yield registries.repository(before.host, f"tests/vm-{os.urandom(6).hex()}")
+from tartlet.image.registry import Repository
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    """Twelve pieces of noise, four of zeros, and half a one."""
-    return disk_file(tmp_path / "disk.img", 16 * MIB + MIB // 2, {0: NOISE[: 6 * MIB], 10 * MIB: NOISE[6 * MIB :]})
-
-
-def named(repository: Repository, tag: str = "one") -> str:
-    return f"{repository.base.host}:{repository.base.port}/{repository.namespace}:{tag}"
-
-
-def cached_disk(home: Path, name: str) -> Path:
-    return ImageCache(Home(home)).find(parse(name)).disk_path
-
-
-def same(one: Path, other: Path) -> bool:
-    return subprocess.run(["cmp", one, other], check=False).returncode == 0
-
-
-def blobs_got(before: Front) -> list[str]:
-    return [one.path for one in before.seen if one.method == "GET" and re.search(BLOBS, one.path)]
 
 
 async def test_a_pull_prints_lines_and_ends_with_the_whole_image(
@@ -108,7 +59,7 @@ async def test_a_pull_by_digest_is_marked_and_a_moved_tag_is_followed(
     digest = await pushed(repository, "one", disk, piece=PIECE)
     by_digest = f"{named(repository).rpartition(':')[0]}@{digest}"
     assert (await tart_beside(home, "pull", "--insecure", by_digest)).code == 0
-    cache = ImageCache(Home(home))
+    cache = cache_of(home)
     assert (cache.find(parse(by_digest)).path / MARK).exists()
     with disk.open("r+b") as file:
         file.write(b"new")
@@ -175,7 +126,7 @@ async def test_killed_in_the_middle_the_next_pull_is_exact_and_fetches_little_tw
         while len(blobs_got(before)) < after and process.returncode is None:  # noqa: ASYNC110
             await anyio.sleep(0.001)
         process.kill()
-    assert ImageCache(Home(home)).names() == []
+    assert cache_of(home).names() == []
     assert (await tart_beside(home, "pull", "--insecure", "--concurrency", str(workers), name)).code == 0
     assert same(cached_disk(home, name), disk)
     got = blobs_got(before)

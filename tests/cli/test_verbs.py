@@ -530,7 +530,6 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["clone", "nope", "b"], 2, "nope"),
     (["clone", "debian", "b", "--stacked"], 64, "debian"),
     (["clone", "--stacked", "ghcr.io/a/b", "x"], 1, "stacked disk"),
-    (["clone", "ghcr.io/a/b:tag", "x"], 1, "ghcr.io/a/b:tag"),
     (["set", "nope"], 2, "nope"),
     (["set", "debian", "--cpu", "65536"], 64, "65536"),
     (["set", "debian", "--cpu", "0"], 1, "minimum is 1"),
@@ -598,7 +597,7 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["exec", "debian", "--"], 64, "command"),
     (["exec", "-x", "debian", "ls"], 64, "-x"),
     (["pull"], 64, "<remote-name>"),
-    (["pull", "debian:latest"], 1, "position 7"),
+    (["pull", "debian:latest"], 1, "position 8"),
     (["--bogus"], 64, "--bogus"),
 ]
 

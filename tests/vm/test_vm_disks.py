@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
+from cached_images import put
+from tartlet.disk.model import inspect
+from tartlet.host.paths import Home
+from tartlet.image.cache import ImageCache
 from tartlet.units import MIB
-from vm_lab import BACKGROUND, HEADLESS, Lab, leaving_nobody
+from vm_lab import BACKGROUND, HEADLESS, Lab, leaving_nobody, until
 
 
 def test_extra_disks_and_first_boot_data(stopped: Lab, tmp_path: Path) -> None:
@@ -30,3 +35,27 @@ def test_extra_disks_and_first_boot_data(stopped: Lab, tmp_path: Path) -> None:
         stopped.done("stop", "mini")
         stopped.done("run", "second", "--no-graphics", "--detach", "--disk", one)
         stopped.done("stop", "second")
+
+
+def test_a_cached_image_as_a_disk_is_a_private_copy(stopped: Lab, tmp_path: Path) -> None:
+    name, content = "ghcr.io/org/tools:one", b"content!" * (4 * MIB // 8)
+    disk = put(ImageCache(Home(stopped.home)), name, 1, content).disk_path
+    refused = stopped.tart("run", "mini", *HEADLESS, "--disk", "ghcr.io/org/other")
+    assert refused.code == 2
+    assert refused.err.splitlines()[0] == 'the disk "ghcr.io/org/other" is neither a file nor a cached image'
+    with leaving_nobody():
+        stopped.done("run", "mini", *BACKGROUND, "--disk", name, "--disk", f"{name}:ro", timeout=100)
+        assert stopped.sh("cat /sys/block/vdb/size /sys/block/vd[bc]/ro").split() == ["8192", "0", "1"]
+        stopped.done("suspend", "mini")
+        until(lambda: "would not outlive" in stopped.done("logs", "mini"), "the refusal to suspend")
+        assert stopped.state() == "running"
+        stopped.done("delete", name)
+        assert not disk.exists()
+        copies = list((stopped.home / "tmp").glob("*/disk.img"))  # `list` collects what nobody holds
+        assert len(copies) == 2
+        for copy in copies:
+            kind = inspect(copy).format
+            subprocess.run(["qemu-img", "convert", "-U", "-f", kind, "-O", "raw", copy, tmp_path / "flat"], check=True)
+            assert (tmp_path / "flat").read_bytes() == content
+        stopped.done("stop", "mini")
+        until(lambda: not list((stopped.home / "tmp").iterdir()), "the copies to go")

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from tartlet.cli.candidates import any_vms
+from tartlet.cli.formats import JSON, format_option
 from tartlet.cli.numbers import AT_LEAST_ONE, U64
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.errors import InvalidArgument, UserError
 from tartlet.units import human_size
 
+if TYPE_CHECKING:
+    from tartlet.image.reference import ImageName
+    from tartlet.vm.clone import Clone
 
-class ImagesNotYet(UserError):
-    """The source is an image in a registry."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f'"{name}" names an image in a registry, and this version clones local VMs only',
-            "`tart list` shows the local VMs",
-        )
+_TRIES = 3
 
 
 @click.command("clone", cls=Verb)
-@click.argument("source", metavar="<source>", help="VM to copy.", shell_complete=any_vms)
+@click.argument("source", metavar="<source>", help="VM or image to copy.", shell_complete=any_vms)
 @click.argument("new_name", metavar="<new-name>", help="Name of the copy.")
 @click.option("--insecure", is_flag=True, help="Pull over HTTP, if a pull is needed.")
 @click.option("--concurrency", metavar="<n>", type=AT_LEAST_ONE, default=4, help="Parallel downloads of a pull.")
 @click.option(
     "--prune-limit", metavar="<gib>", type=U64, default=100, help="How much may be removed to make room, in GiB."
 )
-@click.option("--deduplicate", is_flag=True, hidden=True, help="Pull onto a clone of the most similar image.")
+@click.option("--deduplicate", is_flag=True, hidden=True, help="Share what local images have; this is always done.")
 @click.option("--stacked", is_flag=True, help="Stand on the disk of an image; on a Mac only.")
+@format_option
 @click.pass_obj
 def command(
     app: App,
@@ -39,15 +39,18 @@ def command(
     source: str,
     new_name: str,
     *,
+    insecure: bool,
+    concurrency: int,
     stacked: bool,
-    **_for_pulls: object,
+    format_: str,
+    **_always_done: object,
 ) -> None:
-    """Make a VM that starts as a copy of another.
+    """Make a VM that starts as a copy of another, or of an image.
 
-    They share the disk until one of them writes. A stopped VM of that name is replaced.
+    They share the disk until one of them writes. An image that is not in the cache is pulled; one that is there is
+    taken as it is, 'tart pull' looks for a newer one. A stopped VM of the new name is replaced.
     """
-    from tartlet.disk.clone import CloneMethod
-    from tartlet.image.reference import looks_remote
+    from tartlet.image.reference import looks_remote, parse
     from tartlet.vm.clone import clone
     from tartlet.vm.model import checked_new_name
 
@@ -58,7 +61,43 @@ def command(
     if stacked:
         raise UserError(f"a stacked disk on {source} needs macOS 27 as the host", "clone without --stacked")
     if remote:
-        raise ImagesNotYet(source)
-    report = clone(app.uncollected_store, source, new_name).disk
-    if report.method is CloneMethod.COPY and report.bytes_copied:
-        click.echo(f"copied {human_size(report.bytes_copied)} of disk, which could not be shared", err=True)
+        made = _from_image(app, parse(source), new_name, insecure, concurrency, format_)
+    else:
+        made = clone(app.uncollected_store, source, new_name)
+    _tell(made, new_name, format_)
+
+
+def _from_image(app: App, name: ImageName, new_name: str, insecure: bool, concurrency: int, format_: str) -> Clone:
+    """Clone an image, pulling it as often as somebody removes it before it is cloned."""
+    from tartlet.image.cache import ImageMissing
+    from tartlet.vm.clone_image import clone_image
+
+    for _ in range(_TRIES):
+        if app.images.cached(name) is None:
+            _pull(app, name, insecure, concurrency, format_)
+        try:
+            return clone_image(app.uncollected_store, name, new_name)
+        except ImageMissing:
+            continue
+    raise ImageMissing(name)
+
+
+def _pull(app: App, name: ImageName, insecure: bool, concurrency: int, format_: str) -> None:
+    import anyio
+
+    from tartlet.cli.pulling import pulled, said_when_interrupted
+
+    with said_when_interrupted(name):
+        anyio.run(pulled, app, name, insecure, concurrency, format_)
+
+
+def _tell(made: Clone, new_name: str, format_: str) -> None:
+    from tartlet.disk.clone import CloneMethod
+
+    disk = made.disk
+    if disk.method is CloneMethod.COPY and disk.bytes_copied:
+        click.echo(f"copied {human_size(disk.bytes_copied)} of disk, which could not be shared", err=True)
+    if format_ == JSON:
+        from tartlet.cli.transfer_display import print_object
+
+        print_object({"result": "cloned", "name": new_name, "method": str(disk.method)})

@@ -51,7 +51,8 @@ def _flag(name: str, text: str, *, hidden: bool = False) -> Callable[[_Function]
     metavar="<path[:options]>",
     multiple=True,
     shell_complete=files,
-    help="Attach a disk: an image file, a block device or nbd://host:port/name. Options, separated by commas: ro, "
+    help="Attach a disk: an image file, a block device, nbd://host:port/name, or the name of a cached "
+    "image, of whose disk the VM gets a private copy. Options, separated by commas: ro, "
     "sync=none|fsync|full, caching=automatic|cached|uncached. Can be given several times.",
 )
 @click.option(

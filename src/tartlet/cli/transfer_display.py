@@ -76,16 +76,17 @@ class JsonLines:
         at_end = progress.done == progress.total
         if progress != before and (is_new or at_end or now - self._shown_at >= _NOT_OFTENER):
             fields = (progress.stage, progress.done, progress.total, progress.reused)
-            _print_object(dict(zip(("stage", "done", "total", "reused"), fields, strict=True)))
+            print_object(dict(zip(("stage", "done", "total", "reused"), fields, strict=True)))
             self._shown, self._shown_at = progress, now
 
     def conclude(self, sentence: str, result: str, **facts: object) -> None:
         """Print the facts."""
         del sentence
-        _print_object({"result": result, **facts})
+        print_object({"result": result, **facts})
 
 
-def _print_object(value: dict[str, object]) -> None:
+def print_object(value: dict[str, object]) -> None:
+    """One line of JSON."""
     import json
 
     click.echo(json.dumps(value))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 VERBS: Mapping[str, str] = {
     "create": "Create a VM.",
-    "clone": "Make a VM that starts as a copy of another.",
+    "clone": "Make a VM that starts as a copy of another, or of an image.",
     "run": "Run a VM and stay until it ends.",
     "set": "Change the configuration of a VM.",
     "get": "Show the configuration of a VM or of a cached image.",

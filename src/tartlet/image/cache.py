@@ -210,6 +210,8 @@ class ImageCache:
         Raises ImageMissing, ImageInUse, FileTrouble.
         """
         path = self.path(name)
+        if not os.path.lexists(path):
+            raise ImageMissing(name)
         with self._alone():
             try:
                 if name.digest:

@@ -47,14 +47,15 @@ class LocalPieces:
     """The pieces of all images that are known here."""
 
     def __init__(self, disks: Iterable[LocalDisk]) -> None:
-        self._found: dict[tuple[str, int], list[Whereabouts]] = {}
-        seen: set[tuple[int, int]] = set()
+        self._found: dict[tuple[str, int], dict[Whereabouts, None]] = {}
+        seen: set[tuple[int, int, bytes]] = set()
         for disk in disks:
             try:
                 file = os.stat(disk.path)
-                if (file.st_dev, file.st_ino) in seen:  # an image's disk is a VM's base
+                one = (file.st_dev, file.st_ino, disk.manifest)
+                if one in seen:  # an image's disk is a VM's base
                     continue
-                seen.add((file.st_dev, file.st_ino))
+                seen.add(one)
                 manifest = read_manifest(disk.manifest)
                 if looks_stacked(manifest):
                     continue
@@ -64,12 +65,12 @@ class LocalPieces:
                 continue
             for piece in pieces:
                 if piece.offset + piece.size <= file.st_size:
-                    places = self._found.setdefault((piece.content_digest, piece.size), [])
-                    places.append(Whereabouts(disk.path, piece.offset))
+                    places = self._found.setdefault((piece.content_digest, piece.size), {})
+                    places[Whereabouts(disk.path, piece.offset)] = None
 
     def of(self, piece: Piece) -> list[Whereabouts]:
         """Where the content of a piece may be; the same offset first, which file systems share best."""
-        found = self._found.get((piece.content_digest, piece.size), [])
+        found = self._found.get((piece.content_digest, piece.size), {})
         return sorted(found, key=lambda place: place.offset != piece.offset)
 
 

@@ -12,6 +12,7 @@ from tartlet.errors import FileTrouble
 from tartlet.host.copying import reflink, sparse_copy
 from tartlet.host.locks import try_process_lock
 from tartlet.hypervisor.nvram import OWN_VARIABLES
+from tartlet.image.origin import NOTES
 from tartlet.vm import config_file
 from tartlet.vm.folder import VmFolder
 from tartlet.vm.model import VmConfig, VmState, checked_new_name
@@ -40,14 +41,15 @@ def clone(store: VmStore, source_name: str, new_name: str) -> Clone:
         suspended = source.state() is VmState.SUSPENDED
         report = _copied_disk(source, config, work)
         if suspended:
-            _copied(source.state_path, work)
-        _copied(source.nvram_path, work)
-        if os.path.exists(source.path / OWN_VARIABLES):
-            _copied(source.path / OWN_VARIABLES, work)
+            copied(source.state_path, work)
+        copied(source.nvram_path, work)
+        for name in (OWN_VARIABLES, *NOTES):
+            if os.path.exists(source.path / name):
+                copied(source.path / name, work)
         new = replace(config if suspended else config.with_new_mac(), disk_format=str(report.format))
         config_file.create(work / "config.json", new)
         if os.path.exists(source.seed_path):
-            _copied(source.seed_path, work)
+            copied(source.seed_path, work)
             if not suspended:  # its guest believes to know the disk
                 _renew_seed(work / source.seed_path.name, new_name)
         return Clone(vm=store.install(work, new_name), disk=report)
@@ -66,7 +68,7 @@ def _copied_disk(source: VmFolder, config: VmConfig, work: Path) -> CloneReport:
     return report
 
 
-def _copied(file: Path, folder: Path) -> None:
+def copied(file: Path, folder: Path) -> None:
     """A file that is small, or that nobody writes any more (a saved machine): shared where possible, else copied."""
     target = folder / file.name
     if not reflink(file, target):

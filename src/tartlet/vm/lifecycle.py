@@ -57,7 +57,7 @@ async def running(
                 raise VmAlreadyRunning(name)
             log = held.enter_context(begun_log(vm, announce))
             config = _with_a_mac_of_its_own(store, vm, log.announce)
-            plan = await held.enter_async_context(planned(vm, config, options, log.note))
+            plan = await held.enter_async_context(planned(store.home, vm, config, options, log.note))
             state = held.enter_context(_saved_state(vm, plan))
             folder = held.enter_context(_locked(vm))
             _sweep(folder)

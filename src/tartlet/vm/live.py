@@ -144,6 +144,9 @@ class RunningVm:
         if self._suspending:  # a second save would fail, and then let the guest go on behind the first one's back
             self.announce("The VM is being suspended already.")
             return
+        if self.plan.image_disks:
+            names = ", ".join(self.plan.image_disks)
+            raise SaveFailed(f"its copy of {names} would not outlive this run")
         self._suspending = True
         try:
             self.announce("Suspending VM...")

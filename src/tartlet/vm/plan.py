@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from tartlet.disk.chain import chain_of
 from tartlet.disk.model import Disk, DiskFormat
 from tartlet.errors import UserError
 from tartlet.guest import tart_agent
+from tartlet.host.paths import Home
 from tartlet.hypervisor import accel, firmware, nvram, qemu, state_file
 from tartlet.hypervisor.accel import Accelerator
 from tartlet.hypervisor.block_nodes import attached, root_disk
@@ -33,10 +34,10 @@ from tartlet.hypervisor.devices import (
 from tartlet.hypervisor.disk_options import DiskArgument, DiskOptions, parse_disk_option, parse_root_disk_options
 from tartlet.hypervisor.machine import Machine, machine_type
 from tartlet.hypervisor.state_file import Fingerprint
-from tartlet.image.reference import looks_remote
 from tartlet.network.attachment import Attachment
 from tartlet.version import PRINTED_VERSION
 from tartlet.vm.folder import Layout, VmFolder
+from tartlet.vm.image_disk import copied_disk, names_image
 from tartlet.vm.model import VmConfig
 from tartlet.vm.network import cards, plugged_in
 from tartlet.vm.options import RunOptions
@@ -47,17 +48,6 @@ _NAMES = uuid.UUID("7a0e2a4e-6a3f-5b0b-9f0e-2d1c3b4a5968")
 
 class CannotRunHere(UserError):
     """A VM this program can keep but not run."""
-
-
-class ImageNotCached(UserError):
-    """A `--disk` that names an image nobody has pulled."""
-
-    exit_code = 2
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f'the disk "{name}" is neither a file nor a cached image', "write a path with ./ in front if it is a file"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +71,8 @@ class Plan:
     network: Attachment
     options: RunOptions
     mac: str
+    image_disks: tuple[str, ...]
+    """Images of which the VM has private copies as disks."""
 
     def machine_for(self, monitor: int, accelerator: Accelerator, *, restored: bool) -> Machine:
         """The machine of one attempt to start; `monitor` is QEMU's end of the monitor's pair."""
@@ -89,7 +81,7 @@ class Plan:
 
 @asynccontextmanager
 async def planned(
-    vm: VmFolder, config: VmConfig, options: RunOptions, note: Callable[[str], None]
+    home: Home, vm: VmFolder, config: VmConfig, options: RunOptions, note: Callable[[str], None]
 ) -> AsyncGenerator[Plan]:
     """Claim disks, terminals and a network for one run, and say what QEMU has to build.
 
@@ -100,6 +92,7 @@ async def planned(
     version = qemu.version(program)
     uefi = firmware.find(config.arch, version.series)
     window = _window(options, config, program)
+    extra = [parse_disk_option(value) for value in options.disks]
     async with AsyncExitStack() as held:
         ours, theirs = held.enter_context(_pair())
         own, own_theirs = held.enter_context(_pair())
@@ -133,7 +126,7 @@ async def planned(
                 Balloon(),
                 Inputs(keyboard=not options.no_keyboard, pointer=not options.no_pointer),
                 Sound(driver=_sound(options, window, program)),
-                *_disks(held, vm, disk, options),
+                *_disks(held, home, vm, disk, options, extra),
             ),
             display=(*window.words, *(vnc.words() if options.vnc_experimental else ())),
             nested=options.nested,
@@ -152,6 +145,7 @@ async def planned(
             network=network,
             options=options,
             mac=config.mac_address,
+            image_disks=tuple(argument.path for argument in extra if names_image(argument)),
         )
 
 
@@ -199,25 +193,32 @@ def _console(options: RunOptions) -> str | None:
     return serial.existing_terminal(options.serial_path) if options.serial_path is not None else None
 
 
-def _disks(held: AsyncExitStack, vm: VmFolder, disk: Disk, options: RunOptions) -> list[Device]:
+def _disks(
+    held: AsyncExitStack, home: Home, vm: VmFolder, disk: Disk, options: RunOptions, extra: Sequence[DiskArgument]
+) -> list[Device]:
     """The VM's own disk, those of `--disk` in their order, and first-boot data at the end."""
     disks: list[Device] = [
         root_disk(str(vm.disk_path), str(disk.format), parse_root_disk_options(options.root_disk_options))
     ]
-    for argument in map(parse_disk_option, options.disks):
-        disks.append(_extra_disk(held, argument, index=len(disks)))
+    for argument in extra:
+        make = _image_disk if names_image(argument) else _extra_disk
+        disks.append(make(held, home, argument, index=len(disks)))
     if os.path.exists(vm.seed_path):
         seed = DiskArgument(str(vm.seed_path), DiskOptions(read_only=True))
-        disks.append(_extra_disk(held, seed, index=len(disks)))
+        disks.append(_extra_disk(held, home, seed, index=len(disks)))
     return disks
 
 
-def _extra_disk(held: AsyncExitStack, argument: DiskArgument, *, index: int) -> BlockDevice:
-    path = Path(argument.path).expanduser()
-    if not argument.is_nbd and not path.exists() and looks_remote(argument.path):
-        raise ImageNotCached(argument.path)
-    kind = "qcow2" if path.suffix == ".qcow2" else "raw"
+def _extra_disk(held: AsyncExitStack, _: Home, argument: DiskArgument, *, index: int) -> BlockDevice:
+    kind = "qcow2" if Path(argument.path).suffix == ".qcow2" else "raw"
     return held.enter_context(attached(argument, index=index, kind=kind))
+
+
+def _image_disk(held: AsyncExitStack, home: Home, argument: DiskArgument, *, index: int) -> BlockDevice:
+    """How it is written to the medium is of no concern: it ends with the run."""
+    copy = held.enter_context(copied_disk(home, argument.path))
+    of_copy = DiskArgument(str(copy.path), DiskOptions(read_only=argument.options.read_only))
+    return held.enter_context(attached(of_copy, index=index, kind=str(copy.format)))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from tartlet.disk.chain import chain_of
 from tartlet.disk.model import DiskFormat
@@ -42,19 +43,19 @@ async def pull(
 
 
 def disks_of_images(store: VmStore) -> Iterator[LocalDisk]:
-    """The raw disk files of VMs that began as images: what such a VM still shares with its image is in them."""
+    """The raw disk files of VMs that began as images or were pushed: what they share with these is in them."""
     for vm in store.all():
-        manifest = origin.read_manifest(vm.path)
-        if manifest is None:
-            continue
+        notes = (origin.read_manifest(vm.path, note) for note in (origin.ORIGIN, origin.LAST_PUSH))
+        manifests = [manifest for manifest in notes if manifest is not None]
         try:
-            yield from _raw_files(vm, manifest)
+            files = _raw_files(vm) if manifests else []
         except UserError as exc:
             log.debug("nothing of VM %s is used again: %s", vm.name, exc)
+            continue
+        yield from (LocalDisk(manifest, path) for path in files for manifest in manifests)
 
 
-def _raw_files(vm: VmFolder, manifest: bytes) -> list[LocalDisk]:
+def _raw_files(vm: VmFolder) -> list[Path]:
     """The bottom first: what stands below an overlay is unchanged."""
     chain = chain_of(vm.path, declared_format(vm))
-    files = [disk.path for disk in (*reversed(chain.bases), chain.top) if disk.format is DiskFormat.RAW]
-    return [LocalDisk(manifest, path) for path in files]
+    return [disk.path for disk in (*reversed(chain.bases), chain.top) if disk.format is DiskFormat.RAW]
