@@ -22,6 +22,7 @@ from tartlet.network.attachment import (
 from tartlet.network.passt import Passt
 from tartlet.network.record import NetworkRecord
 from tartlet.network.slirp import Slirp
+from tartlet.network.userns import Userns
 
 MAC = "7a:65:e4:3f:be:01"
 
@@ -52,13 +53,22 @@ def request(mode: NetworkMode = NetworkMode.NAT, keep: NetworkRecord | None = No
 )
 def test_isolation_that_cannot_be_given_is_an_error_that_tells_what_is_needed(mode: NetworkMode, option: str) -> None:
     with pytest.raises(ModeUnavailable, match="needs a backend") as caught:
-        backend.choose(request(mode))
+        backend.choose(request(mode), (Passt(), Slirp()))
     assert option in str(caught.value)
     assert caught.value.exit_code == 1
 
 
-def test_host_only_is_slirps_restricted_network() -> None:
-    assert backend.choose(request(NetworkMode.HOST)).name == "slirp"
+def test_host_only_is_slirps_restricted_network_where_nothing_better_is_usable() -> None:
+    assert backend.choose(request(NetworkMode.HOST), (Passt(), Slirp())).name == "slirp"
+
+
+@pytest.mark.needs_root
+@pytest.mark.usefixtures("inside_private_network")
+@pytest.mark.parametrize("mode", [NetworkMode.NAT, NetworkMode.SOFTNET, NetworkMode.HOST])
+def test_the_shared_network_is_the_first_choice(mode: NetworkMode) -> None:
+    if lack := Userns().lacking():
+        pytest.skip(lack.reason)
+    assert backend.choose(request(mode)).name == "userns"
 
 
 async def attached_by(chosen: tuple[backend.NetworkBackend, ...], wish: AttachRequest) -> Attachment:
@@ -89,7 +99,7 @@ async def test_a_resumed_guest_keeps_backend_and_addresses() -> None:
 
 
 def test_the_survey_names_every_backend() -> None:
-    assert [name for name, _ in backend.survey()] == ["passt", "slirp"]
+    assert [name for name, _ in backend.survey()] == ["userns", "passt", "slirp"]
     assert dict(backend.survey())["slirp"] is None
 
 
@@ -115,7 +125,7 @@ def test_an_old_passt_says_what_it_has_not(tmp_path: Path, monkeypatch: pytest.M
 def test_without_a_default_route_slirp_serves() -> None:
     with namespace() as bare, entered(bare):
         assert "default route" in str(Passt().lacking())
-        assert backend.choose(request()).name == "slirp"
+        assert backend.choose(request(), (Passt(), Slirp())).name == "slirp"
 
 
 @pytest.mark.needs_root

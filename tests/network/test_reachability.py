@@ -1,125 +1,56 @@
-"""Real guests on the user-mode backends: who reaches whom."""
+"""Real guests on the backends that need no rights: who reaches whom."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import threading
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from booted import in_guest
-from machines import MiniMachine, mini_guest, mini_machine, text_in
 from namespaces import UPLINK_ADDRESS
-from tartlet.network.attachment import Attachment, AttachRequest, NetworkMode
-from tartlet.network.backend import NetworkBackend, attached
+from plugged_guests import BEND_LOOPBACK, over_ssh, plugged, saying
+from tartlet.network.attachment import NetworkMode
+from tartlet.network.backend import NetworkBackend
 from tartlet.network.passt import Passt
 from tartlet.network.slirp import Slirp
+from tartlet.network.userns import Userns
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
 
-MAC = "7a:65:e4:3f:be:01"
 SECRET, PUBLIC = "loopback-only", "for-everybody"
-BEND_LOOPBACK = (
-    "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; ip addr del 127.0.0.1/8 dev lo; "
-    "ip route flush table local dev lo; ip route add 127.0.0.1/32 via 10.0.2.2 dev eth0 onlink"
-)
-"""What an administrator of the guest does to send packets for 127.0.0.1 to the network process."""
+GATEWAYS = {"userns": "192.168.64.1", "passt": "10.0.2.2", "slirp": "10.0.2.2"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plugged:
-    attachment: Attachment
-    guest: MiniMachine
-
-    async def heard(self, address: str, port: int) -> str:
-        """What a server says to the guest; empty when the guest cannot connect."""
-        return await in_guest(self.guest.agent, f"sleep 2 | timeout 3 nc {address} {port} 2>/dev/null")
-
-
-@asynccontextmanager
-async def plugged(folder: Path, backend: NetworkBackend, mode: NetworkMode) -> AsyncGenerator[Plugged]:
-    mini_guest()  # built, if it has to be, before the network has no way out
-    async with attached(AttachRequest(vm="tiny", mac=MAC, mode=mode), backends=(backend,)) as attachment:
-        (cable,) = attachment.cables
-        kind, _, options = cable.netdev.partition(",")
-        netdev = f"{kind},id=net,{options}"
-        with mini_machine(folder, mac=MAC, netdev=netdev, inherited=cable.descriptors) as guest:
-            guest.agent.settimeout(30)
-            await text_in(guest.serial_log, f"ADDRESS {attachment.record.guest_address}")
-            await _ssh_up(guest)
-            yield Plugged(attachment=attachment, guest=guest)
-
-
-async def _ssh_up(guest: MiniMachine) -> None:
-    """Wait until the guest's SSH server listens."""
-    await in_guest(guest.agent, "for i in $(seq 100); do netstat -tln | grep -q ':22 ' && break; usleep 100000; done")
-
-
-@contextmanager
-def saying(text: str, address: str, port: int) -> Generator[None]:
-    """A server that says `text` to whoever connects."""
-    with socket.create_server((address, port)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    client, _ = server.accept()
-                except OSError:
-                    return
-                with client:
-                    client.sendall(text.encode())
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-def over_ssh(attachment: Attachment, command: str) -> str:
-    """What a user's `ssh` gets, with the address and port of the record."""
-    if shutil.which("sshpass") is None or shutil.which("ssh") is None:
-        pytest.skip("needs ssh and sshpass")
-    options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=10", "LogLevel=ERROR")
-    words = [word for option in options for word in ("-o", option)]
-    port, target = str(attachment.record.ssh_port), f"admin@{attachment.record.address}"
-    done = subprocess.run(
-        ["sshpass", "-e", "ssh", *words, "-p", port, target, command],
-        env={**os.environ, "SSHPASS": "admin"}, capture_output=True, text=True, timeout=40, check=False,
-    )  # fmt: skip
-    return done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("backend", [Passt(), Slirp()], ids=["passt", "slirp"])
+@pytest.mark.parametrize("backend", [Userns(), Passt(), Slirp()], ids=lambda backend: backend.name)
 async def test_the_host_reaches_the_guest_and_the_guest_the_outside(backend: NetworkBackend, tmp_path: Path) -> None:
     if lack := backend.lacking():
         pytest.skip(lack.reason)
     with saying(SECRET, "127.0.0.1", 9999), saying(PUBLIC, UPLINK_ADDRESS, 9998):
         async with plugged(tmp_path, backend, NetworkMode.NAT) as machine:
             assert machine.attachment.record.ssh_port == 22
-            assert over_ssh(machine.attachment, "echo hello from $USER").strip() == "hello from admin"
+            assert (await over_ssh(machine.attachment, "echo hello from $USER")).strip() == "hello from admin"
             assert await machine.heard(UPLINK_ADDRESS, 9998) == PUBLIC
-            through_gateway = await machine.heard("10.0.2.2", 9999)
-    if backend.name == "passt":
+            through_gateway = await machine.heard(GATEWAYS[backend.name], 9999)
+    if backend.name != "slirp":
         assert through_gateway == ""
     else:  # QEMU has no option against it: told instead
         assert through_gateway == SECRET
         assert any("127.0.0.1" in note for note in machine.attachment.notes)
 
 
+async def test_a_guest_of_the_shared_network_cannot_reach_the_hosts_loopback_by_bending_its_routes(
+    tmp_path: Path,
+) -> None:
+    with saying(SECRET, "127.0.0.1", 9999):
+        async with plugged(tmp_path, Userns(), NetworkMode.NAT) as machine:
+            await in_guest(machine.guest.agent, BEND_LOOPBACK.replace("10.0.2.2", GATEWAYS["userns"]))
+            assert await machine.heard("127.0.0.1", 9999) == ""
+
+
 async def test_a_host_only_guest_reaches_nothing_and_is_reached(tmp_path: Path) -> None:
     with saying(SECRET, "127.0.0.1", 9999), saying(PUBLIC, UPLINK_ADDRESS, 9998):
         async with plugged(tmp_path, Slirp(), NetworkMode.HOST) as machine:
-            assert over_ssh(machine.attachment, "echo reached").strip() == "reached"
+            assert (await over_ssh(machine.attachment, "echo reached")).strip() == "reached"
             assert await machine.heard("10.0.2.2", 9999) == ""
             assert await machine.heard(UPLINK_ADDRESS, 9998) == ""
             await in_guest(machine.guest.agent, BEND_LOOPBACK)

@@ -18,6 +18,7 @@ from tartlet.network.attachment import (
 )
 from tartlet.network.passt import Passt
 from tartlet.network.slirp import Slirp
+from tartlet.network.userns import Userns
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class NetworkBackend(Protocol):
         ...
 
 
-BACKENDS: tuple[NetworkBackend, ...] = (Passt(), Slirp())
+BACKENDS: tuple[NetworkBackend, ...] = (Userns(), Passt(), Slirp())
 """The best first."""
 
 _OPTIONS = {
@@ -57,7 +58,7 @@ _OPTIONS = {
         "it needs a backend with rights on the host's interfaces, which the user-mode backends passt and slirp lack",
     ),
     NetworkMode.HOST: ("--net-host", "it needs the backend slirp"),
-    NetworkMode.NAT: ("the default network", "it needs the backend passt or slirp"),
+    NetworkMode.NAT: ("the default network", "it needs the backend userns, passt or slirp"),
 }
 
 

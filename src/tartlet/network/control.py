@@ -13,11 +13,13 @@ import socket
 import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
 
 from tartlet.errors import UserError
+from tartlet.host.beside import beside
 from tartlet.network.control_requests import (
     BAD_PARAMETERS,
     INTERNAL_ERROR,
@@ -82,10 +84,8 @@ async def controlled(descriptor: int | None, filter_: Filter, isolate: Isolate |
         yield
         return
     with adopted(descriptor) as control:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(serve, control, filter_, isolate)
+        async with beside(partial(serve, control, filter_, isolate)):
             yield
-            tasks.cancel_scope.cancel()
 
 
 async def serve(control: socket.socket, filter_: Filter, isolate: Isolate | None = None) -> None:

@@ -40,6 +40,7 @@ def base_table(bridge: str, subnet: IPv4Network, *, host_only: bool = False) -> 
     """What all VMs of a network share: masquerading, or for a host-only network the closed door; and the guard.
 
     The guard drops frames of taps (`TAP_PREFIX`) that no VM's table has seen, so a VM whose table is gone is mute.
+    The mark is wiped only after the guards of all networks here have looked.
     """
     interface(bridge)
     door = (
@@ -66,6 +67,9 @@ table bridge tart_{bridge} {{
     chain guard {{
         type filter hook prerouting priority -200; policy accept;
         iifname "{TAP_PREFIX}*" meta mark & {_MARK_MASK} != {_MARK} counter drop
+    }}
+    chain unmark {{
+        type filter hook prerouting priority -190; policy accept;
         iifname "{TAP_PREFIX}*" meta mark set meta mark & 0x00ffffff
     }}
 }}"""

@@ -1,0 +1,127 @@
+"""DHCP and DNS for one bridge by the program dnsmasq: every VM's address is reserved by its MAC address beforehand.
+
+Client identifiers are ignored, so a guest that sends one of its own is known by its MAC address like any other.
+Formats: dnsmasq(8); the packet that gives a lease back: RFC 2131.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from tartlet.errors import ToolMissing
+from tartlet.host.lifeline import tied
+
+DOMAIN = "tart.internal"
+LEASE_SECONDS = 86_400
+HINT = "install it: apt install dnsmasq-base"
+_MAGIC = bytes([99, 130, 83, 99])
+_RELEASE = 7
+_BOOTP = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s")
+_SERVER_PORT = 67
+_SO_BINDTODEVICE = 25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """An address that a guest with this MAC address gets, and nobody else."""
+
+    mac: str
+    address: IPv4Address
+    name: str
+    """The VM's name; guests can look it up where it is a valid host name."""
+    seconds: int = LEASE_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A bridge that is served."""
+
+    bridge: str
+    network: IPv4Network
+    folder: Path
+    """Where the server's files are."""
+    routed: bool
+    """Whether guests are told a router and a name server; without them they reach the bridge's network only."""
+    upstream: IPv4Address | None = None
+    """Where names are asked for that are not of this network."""
+
+    @property
+    def gateway(self) -> IPv4Address:
+        return self.network[1]
+
+
+class Dnsmasq:
+    """The server of one bridge, and the reservations it reads."""
+
+    def __init__(self, served: Served) -> None:
+        """Write its configuration. Raises OSError."""
+        self._served = served
+        self._process: subprocess.Popen[bytes] | None = None
+        self._hosts = served.folder / f"{served.bridge}.hosts"
+        self._hosts.touch()
+        self._config = served.folder / f"{served.bridge}.conf"
+        self._config.write_text(configuration(served, self._hosts))
+
+    def start(self, says: int) -> subprocess.Popen[bytes]:
+        """Start it; it ends with this thread. `says` takes what it complains of. Raises ToolMissing."""
+        program = shutil.which("dnsmasq")
+        if program is None:
+            raise ToolMissing("dnsmasq", HINT)
+        words = tied([program, "--keep-in-foreground", "--log-facility=-", f"--conf-file={self._config}"])
+        self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=says)
+        return self._process
+
+    def reserve(self, reservations: Iterable[Reservation]) -> None:
+        """Let these be all reservations from now on."""
+        self._hosts.write_text("".join(f"{line_for(reservation)}\n" for reservation in reservations))
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
+
+    def forget(self, mac: str, address: IPv4Address) -> None:
+        """End the lease that a former VM has on an address, so that another can have it. Raises OSError."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as speaking:
+            speaking.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, self._served.bridge.encode())
+            gateway = self._served.gateway
+            speaking.sendto(release_packet(mac, address, gateway), (str(gateway), _SERVER_PORT))
+
+
+def configuration(served: Served, hosts: Path) -> str:
+    """The server's whole configuration; it reads nothing else of the host's."""
+    network, gateway = served.network, served.gateway
+    upstream = [f"server={served.upstream}"] if served.upstream else []
+    options = [f"router,{gateway}", f"dns-server,{gateway}"] if served.routed else ["router", "dns-server"]
+    lines = [
+        "port=53", f"interface={served.bridge}", "except-interface=lo", "bind-interfaces",
+        "user=root", "group=", "pid-file=", "no-hosts", "no-resolv", "no-poll", *upstream,
+        "dhcp-authoritative", "dhcp-ignore-clid", "no-ping", "quiet-dhcp",
+        f"dhcp-range={network.network_address},static,{network.netmask},{LEASE_SECONDS}s",
+        f"dhcp-hostsfile={hosts}", f"dhcp-leasefile={served.folder / served.bridge}.leases",
+        *(f"dhcp-option=option:{option}" for option in options),
+        f"domain={DOMAIN}", f"local=/{DOMAIN}/",
+    ]  # fmt: skip
+    return "".join(f"{line}\n" for line in lines)
+
+
+def line_for(reservation: Reservation) -> str:
+    """One line of the reservations: MAC, address, name where it can be one, lease time."""
+    label = reservation.name.lower()
+    name = [label] if re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", label) else []
+    return ",".join([reservation.mac, str(reservation.address), *name, f"{reservation.seconds}s"])
+
+
+def release_packet(mac: str, address: IPv4Address, server: IPv4Address) -> bytes:
+    """A DHCPRELEASE as the former holder of the lease would send it."""
+    hardware = bytes.fromhex(mac.replace(":", ""))
+    none = bytes(4)
+    head = _BOOTP.pack(1, 1, 6, 0, 0, 0, 0, address.packed, none, none, none, hardware, b"", b"")
+    options = bytes([53, 1, _RELEASE, 54, 4]) + server.packed + b"\xff"
+    return head + _MAGIC + options

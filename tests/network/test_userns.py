@@ -1,0 +1,244 @@
+"""The shared network in a namespace of its own: who is in it, what it serves, and that no death leaves anything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import anyio
+import pytest
+
+from namespaces import Namespace
+from standing_networks import PARTS, parts
+from tap_guest import ACK, TapGuest
+from tartlet.network import links
+from tartlet.network.attachment import Attachment, AttachRequest, BackendUnusable
+from tartlet.network.record import NetworkRecord
+from tartlet.network.userns import Userns
+from vm_lab import until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
+
+SUPERVISOR = """
+import anyio, subprocess, sys
+from tartlet.network.attachment import AttachRequest
+from tartlet.network.userns import Userns
+async def main():
+    async with Userns().attach(AttachRequest(vm=sys.argv[1], mac=sys.argv[2])) as attachment:
+        print(attachment.record.guest_address, flush=True)
+        if "qemu" in sys.argv:
+            print(subprocess.Popen(["sleep", "60"], pass_fds=attachment.cables[0].descriptors).pid, flush=True)
+        await anyio.sleep_forever()
+anyio.run(main)
+"""
+
+
+@pytest.fixture(autouse=True)
+def usable() -> None:
+    if lack := Userns().lacking():
+        pytest.skip(lack.reason)
+
+
+def mac(number: int) -> str:
+    return f"7a:65:e4:3f:be:{number:02x}"
+
+
+def asking(number: int, keep: NetworkRecord | None = None) -> AttachRequest:
+    return AttachRequest(vm=f"tiny{number}", mac=mac(number), keep=keep)
+
+
+@asynccontextmanager
+async def guest(number: int) -> AsyncGenerator[tuple[Attachment, TapGuest]]:
+    async with Userns().attach(asking(number)) as attachment:
+        yield (
+            attachment,
+            TapGuest(descriptor=attachment.cables[0].descriptors[0], mac=bytes.fromhex(mac(number).replace(":", ""))),
+        )
+
+
+async def test_vms_share_one_network_which_ends_with_the_last() -> None:
+    async with Userns().attach(asking(1)) as first:
+        standing = parts()
+        assert sorted(standing) == list(PARTS)
+        async with Userns().attach(asking(2)) as second:
+            assert parts() == standing
+            assert first.record.guest_address != second.record.guest_address
+            assert first.record.address != second.record.address
+        assert parts() == standing
+    await anyio.to_thread.run_sync(until, lambda: not parts(), "the network to end")
+
+
+async def test_the_hosts_network_is_not_changed(inside_private_network: Namespace) -> None:
+    def seen() -> str:
+        words = ("ip", "-br", "address"), ("ip", "route"), ("nft", "list", "ruleset")
+        return "".join(inside_private_network.run(*line).stdout for line in words)
+
+    before = seen()
+    async with Userns().attach(asking(1)):
+        assert seen() == before
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [b"", b"\x3d\x07\x01" + bytes(6), b"\x3d\x0b\xff\x12\x34\x56\x78\x00\x01\x00\x01\x2c\x2d", b"\x3d\x03abc"],
+    ids=["none", "a-foreign-mac", "duid", "text"],
+)
+async def test_a_guest_gets_its_reserved_address_whatever_it_calls_itself(identifier: bytes) -> None:
+    async with guest(1) as (attachment, tap):
+        answer = tap.leased(*([identifier] if identifier else []))
+        assert answer is not None
+        assert (answer.kind, str(answer.address)) == (ACK, attachment.record.guest_address)
+        gateway = IPv4Address("192.168.64.1").packed
+        assert (answer.options[3], answer.options[6], answer.options[1]) == (gateway, gateway, b"\xff\xff\xff\x00")
+        assert int.from_bytes(answer.options[51], "big") == 86_400
+
+
+async def test_frames_of_another_mac_address_do_not_get_in() -> None:
+    async with guest(1) as (_, tap):
+        stranger = TapGuest(descriptor=tap.descriptor, mac=bytes.fromhex("7a65e43fbe99"))
+        assert stranger.dhcp(1, within=0.5) is None
+        assert tap.leased() is not None
+
+
+@pytest.mark.parametrize("part", ["unshare", "holder"])
+async def test_the_process_that_holds_the_network_is_killed_and_the_next_start_repairs(part: str) -> None:
+    async with Userns().attach(asking(1)) as attachment:
+        with anyio.move_on_after(0.1) as waiting:
+            await attachment.lost()
+        assert waiting.cancelled_caught
+        os.kill(parts()[part], signal.SIGKILL)
+        with anyio.fail_after(5):
+            assert "the shared network of this user's VMs ended" in str(await attachment.lost())
+        await anyio.to_thread.run_sync(until, lambda: not parts(), "everything of it to end")
+        async with guest(2) as (_, tap):
+            assert tap.leased() is not None
+
+
+@pytest.mark.parametrize("part", ["dnsmasq", "pasta"])
+async def test_a_helper_that_is_killed_is_started_again(part: str) -> None:
+    async with guest(1) as (attachment, tap):
+        killed = parts()[part]
+        os.kill(killed, signal.SIGKILL)
+        await anyio.to_thread.run_sync(until, lambda: parts().get(part, killed) != killed, f"another {part}")
+        answer = tap.leased()
+        assert answer is not None
+        assert str(answer.address) == attachment.record.guest_address
+
+
+async def test_a_helper_that_keeps_dying_is_told() -> None:
+    async with Userns().attach(asking(1)) as attachment:
+        seen: set[int] = set()
+        for _ in range(6):
+            await anyio.to_thread.run_sync(until, lambda: parts().get("dnsmasq", 0) not in {0, *seen}, "dnsmasq")
+            seen.add(parts()["dnsmasq"])
+            os.kill(parts()["dnsmasq"], signal.SIGKILL)
+        with anyio.fail_after(5):
+            assert "dnsmasq (tart0) keeps ending with status -9" in str(await attachment.lost())
+
+
+def test_the_network_outlives_the_vm_that_started_it_and_ends_with_killed_supervisors() -> None:
+    def started(number: int) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", SUPERVISOR, f"tiny{number}", mac(number)]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        assert process.stdout.readline().startswith("192.168.64.")
+        return process
+
+    with started(1) as first, started(2) as second:
+        standing = parts()
+        first.kill()
+        first.wait()
+        with started(3) as third:
+            assert parts() == standing
+            second.kill()
+            third.kill()
+    until(lambda: not parts(), "the network to end")
+
+
+async def test_a_place_is_kept_as_long_as_qemu_lives() -> None:
+    """QEMU may live a moment longer than its supervisor: until it is gone nobody else gets its address."""
+    words = [sys.executable, "-c", SUPERVISOR, "tiny1", mac(1), "qemu"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as supervisor:  # noqa: ASYNC220 - starts at once
+        assert supervisor.stdout
+        address, qemu = (supervisor.stdout.readline().strip() for _ in range(2))
+        supervisor.kill()
+    keep = NetworkRecord(backend="userns", address=None, guest_address=address)
+    async with Userns().attach(asking(2, keep)) as other:
+        assert other.record.guest_address != address
+        assert any("has to ask for" in note for note in other.notes)
+        os.kill(int(qemu), signal.SIGKILL)
+        await anyio.sleep(0.3)
+        async with Userns().attach(asking(3, keep)) as third:
+            assert third.record.guest_address == address
+            assert third.notes == ()
+
+
+async def test_twenty_at_once_each_with_an_address_of_its_own() -> None:
+    attachments = list[Attachment]()
+
+    async def attach(number: int) -> None:
+        attachments.append(await held.enter_async_context(Userns().attach(asking(number))))
+
+    async with AsyncExitStack() as held:
+        for number in range(1, 21):
+            await attach(number)
+        assert len({attachment.record.guest_address for attachment in attachments}) == 20
+        assert len({attachment.record.address for attachment in attachments}) == 20
+
+
+def test_twenty_supervisors_start_at_the_same_moment() -> None:
+    words = [sys.executable, "-c", SUPERVISOR]
+    processes = [
+        subprocess.Popen([*words, f"tiny{number}", mac(number)], stdout=subprocess.PIPE, text=True)
+        for number in range(20)
+    ]
+    told = {process.stdout.readline() for process in processes if process.stdout}
+    standing = parts()
+    for process in processes:
+        process.kill()
+        process.communicate()
+    assert len(told) == 20
+    assert sorted(standing) == list(PARTS)
+    until(lambda: not parts(), "the network to end")
+
+
+def test_a_missing_program_is_told_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    lack = Userns().lacking()
+    assert lack is not None
+    assert "unshare was not found" in lack.reason
+    assert "apt install util-linux" in str(lack.hint)
+
+
+def test_a_kernel_without_taps_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "TUN", tmp_path / "tun")
+    lack = Userns().lacking()
+    assert lack is not None
+    assert (lack.reason, lack.hint) == (f"{tmp_path}/tun does not exist", "sudo modprobe tun")
+
+
+async def test_two_vms_with_one_mac_address_are_refused() -> None:
+    async with Userns().attach(asking(1)):
+        with pytest.raises(BackendUnusable, match="another VM of this user runs with the MAC address") as caught:
+            async with Userns().attach(asking(1)):
+                pass
+        assert "--random-mac" in str(caught.value.hint)
+
+
+async def test_a_helper_that_does_not_work_makes_the_network_unusable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "pasta"
+    program.write_text("#!/bin/sh\necho no such thing >&2; exit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(BackendUnusable, match="pasta does not work here: no such thing"):
+        async with Userns().attach(asking(1)):
+            pass
+    until(lambda: not parts(), "everything of it to end")

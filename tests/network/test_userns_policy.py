@@ -1,0 +1,191 @@
+"""Softnet's policy, host-only networks and isolation, without privileges on the host."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from leftovers import process_ids
+from namespaces import UPLINK_ADDRESS
+from tap_guest import ACK, TapGuest, arp_frame
+from tartlet.errors import InvalidArgument
+from tartlet.network.attachment import Attachment, AttachRequest, BackendUnusable, NetworkMode
+from tartlet.network.loopback import PortTaken
+from tartlet.network.userns import Userns
+from vm_lab import is_child, words_of
+
+pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
+
+GATEWAY, NEIGHBOUR_GATEWAY = "192.168.64.1", "192.168.128.1"
+PORT = 9998
+
+
+@pytest.fixture(autouse=True)
+def usable() -> None:
+    if lack := Userns().lacking():
+        pytest.skip(lack.reason)
+
+
+def asking(
+    number: int, mode: NetworkMode, allow: str | None = None, block: str | None = None, expose: str | None = None
+) -> AttachRequest:
+    mac = f"7a:65:e4:3f:be:{number:02x}"
+    return AttachRequest(vm=f"tiny{number}", mac=mac, mode=mode, allow=allow, block=block, expose=expose)
+
+
+@asynccontextmanager
+async def guest(request: AttachRequest) -> AsyncGenerator[tuple[Attachment, TapGuest]]:
+    """A guest that has its address."""
+    async with Userns().attach(request) as attachment:
+        tap = TapGuest(descriptor=attachment.cables[0].descriptors[0], mac=bytes.fromhex(request.mac.replace(":", "")))
+        answer = tap.leased()
+        assert answer is not None
+        assert (answer.kind, str(answer.address)) == (ACK, attachment.record.guest_address)
+        yield attachment, tap
+
+
+@contextmanager
+def echo() -> Generator[None]:
+    """A server on the host's uplink that answers every datagram with itself."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((UPLINK_ADDRESS, PORT))
+
+        def answer() -> None:
+            while (heard := server.recvfrom(2048))[0]:
+                server.sendto(*heard)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield
+        finally:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+                last.sendto(b"", (UPLINK_ADDRESS, PORT))
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("mode", "allow", "block", "outside"),
+    [
+        (NetworkMode.NAT, None, None, True),
+        (NetworkMode.SOFTNET, None, None, False),  # the uplink has a private address
+        (NetworkMode.SOFTNET, "192.0.2.0/24", None, True),
+        (NetworkMode.SOFTNET, "192.0.2.0/24", f"{UPLINK_ADDRESS}/32", False),
+        (NetworkMode.SOFTNET, "0.0.0.0/0", "192.0.2.0/24", False),
+        (NetworkMode.HOST, None, None, False),
+    ],
+)
+async def test_what_a_guest_reaches(mode: NetworkMode, allow: str | None, block: str | None, outside: bool) -> None:
+    router = NEIGHBOUR_GATEWAY if mode is NetworkMode.HOST else GATEWAY
+    with echo():
+        async with guest(asking(1, mode, allow, block)) as (attachment, tap):
+            own = str(attachment.record.guest_address)
+            assert tap.hardware_of(own, router) is not None
+            assert tap.reaches(own, router, UPLINK_ADDRESS, PORT, within=2 if outside else 0.5) is outside
+
+
+@pytest.mark.parametrize("mode", [NetworkMode.NAT, NetworkMode.SOFTNET])
+async def test_a_guest_that_pretends_to_be_another_is_not_heard(mode: NetworkMode) -> None:
+    with echo():
+        async with guest(asking(1, mode, "192.0.2.0/24")) as (attachment, tap):
+            own = str(attachment.record.guest_address)
+            assert not tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT, within=0.5, source="192.168.64.200")
+            assert tap.hardware_of("192.168.64.200", GATEWAY) is None
+            assert tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "meet"),
+    [
+        (asking(1, NetworkMode.NAT), asking(2, NetworkMode.NAT), False),
+        (asking(1, NetworkMode.SOFTNET), asking(2, NetworkMode.NAT), False),
+        (asking(1, NetworkMode.SOFTNET, "0.0.0.0/0"), asking(2, NetworkMode.SOFTNET, "0.0.0.0/0"), True),
+        (asking(1, NetworkMode.HOST), asking(2, NetworkMode.HOST), False),
+    ],
+    ids=["nat", "softnet-nat", "softnet-open", "host"],
+)
+async def test_guests_meet_only_where_both_are_open(first: AttachRequest, second: AttachRequest, meet: bool) -> None:
+    async with guest(first) as (one, sender), guest(second) as (other, hearer):
+        own, target = str(one.record.guest_address), str(other.record.guest_address)
+        sender.send(arp_frame(sender.mac, 1, own, target))
+        assert any(frame[6:12] == sender.mac for frame in hearer.frames(0.5)) is meet
+        router = NEIGHBOUR_GATEWAY if first.mode is NetworkMode.HOST else GATEWAY
+        assert sender.hardware_of(own, router) is not None
+        sender.reaches(own, router, target, PORT, within=0.1)  # by the router's hardware address
+        assert not any(frame[23:24] == b"\x11" for frame in hearer.frames(0.3))
+
+
+async def test_an_exposed_port_is_there_for_everybody_who_reaches_the_host() -> None:
+    request = asking(1, NetworkMode.SOFTNET, expose="8022:22")
+    async with guest(request) as (attachment, tap):
+        with socket.create_connection((UPLINK_ADDRESS, 8022), timeout=5):
+            own = bytes(int(part) for part in str(attachment.record.guest_address).split("."))
+            asked = await anyio.to_thread.run_sync(lambda: [frame for frame in tap.frames(2) if frame[38:42] == own])
+        assert asked  # the network looks for the guest to carry the connection on
+        with pytest.raises(PortTaken, match="8022"):
+            async with Userns().attach(asking(2, NetworkMode.SOFTNET, expose="8022:80")):
+                pass
+
+
+async def test_a_rule_that_is_none_is_wrong_usage() -> None:
+    with pytest.raises(InvalidArgument):
+        async with Userns().attach(asking(1, NetworkMode.SOFTNET, allow="10.0.0.5")):
+            pass
+
+
+async def test_without_its_rules_a_guest_is_mute_and_its_run_ends() -> None:
+    with echo():
+        async with guest(asking(1, NetworkMode.SOFTNET, "192.0.2.0/24")) as (attachment, tap):
+            own = str(attachment.record.guest_address)
+            assert tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT)
+            (rules,) = (pid for pid in process_ids() if is_child(pid, os.getpid()) and b"nft" in words_of(pid))
+            os.kill(rules, signal.SIGKILL)
+            with anyio.fail_after(5):
+                assert "nft" in str(await attachment.lost())
+            assert tap.hardware_of(own, GATEWAY) is None
+            assert not tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT, within=0.5)
+
+
+async def test_an_unusable_network_is_no_reason_to_filter_less() -> None:
+    async with Userns().attach(asking(1, NetworkMode.NAT)):
+        with pytest.raises(BackendUnusable):
+            async with Userns().attach(asking(1, NetworkMode.SOFTNET)):
+                pass
+
+
+async def test_the_policy_is_replaced_over_the_control_channel_while_the_guest_runs() -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(5)
+    request = replace(asking(1, NetworkMode.SOFTNET), control_descriptor=theirs.detach())
+
+    def told(allow: list[str]) -> dict[str, Any]:
+        params = {"allow": allow, "block": list[str]()}
+        question = {"jsonrpc": "2.0", "id": 1, "method": "softnet.policy.set", "params": params}
+        ours.sendall(json.dumps(question).encode() + b"\n")
+        answer: dict[str, Any] = json.loads(ours.recv(65536))
+        return answer
+
+    with echo(), ours:
+        async with (
+            guest(request) as (attachment, tap),
+            guest(asking(2, NetworkMode.SOFTNET, "0.0.0.0/0")) as (_, other),
+        ):
+            own = str(attachment.record.guest_address)
+            assert not tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT, within=0.5)
+            answer = await anyio.to_thread.run_sync(told, ["192.0.2.0/24"])
+            assert answer["result"]["allow"] == ["192.0.2.0/24"]
+            assert tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT)
+            assert "result" in await anyio.to_thread.run_sync(told, ["0.0.0.0/0"])
+            tap.send(arp_frame(tap.mac, 1, own, "192.168.64.250"))
+            assert any(frame[6:12] == tap.mac for frame in other.frames(0.5))  # not isolated any more
