@@ -34,6 +34,7 @@ from tartlet.hypervisor.devices import (
 from tartlet.hypervisor.disk_options import DiskOptions
 from tartlet.hypervisor.firmware import FirmwareMissing
 from tartlet.hypervisor.machine import Machine, machine_type
+from tartlet.hypervisor.shared_folder import SharedFolder
 
 MEMORY = 256 << 20
 
@@ -82,6 +83,7 @@ def tiny_machine(folder: Path, *, monitor: int, agent: int, more: tuple[Device, 
             Sound(),
             *more,
         ),
+        shared_memory=any(isinstance(device, SharedFolder) for device in more),
     )
 
 

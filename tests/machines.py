@@ -2,8 +2,9 @@
 
 `mini_guest()` is a whole Linux machine on one 96 MiB disk that boots under UEFI and TCG in about six seconds and runs
 in 256 MiB. It has root at the serial console (`READY` is printed there) and at hvc0, the QEMU guest agent, DHCP on
-eth0 (`ADDRESS a.b.c.d` is printed), SSH with admin/admin, and it powers off at the power button. Everything lives in
-memory; the second partition (`/dev/vda2`, empty) is for tests that write.
+eth0 (`ADDRESS a.b.c.d` is printed), SSH with admin/admin, shared folders of the default tag at /mnt/shared, and it
+powers off at the power button. Everything lives in memory; the second partition (`/dev/vda2`, empty) is for tests that
+write.
 """
 
 from __future__ import annotations

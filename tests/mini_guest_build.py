@@ -41,6 +41,9 @@ chown 1000:1000 /home/admin
 mount -t devpts devpts /dev/pts; mount -t tmpfs tmpfs /dev/shm
 modprobe -a BOOT_MODULES 2>/dev/null
 hostname mini
+mkdir -p /mnt/shared
+grep -q 0x105a /sys/bus/pci/devices/*/device && modprobe virtiofs &&
+  mount -t virtiofs com.apple.virtio-fs.automount /mnt/shared 2>/dev/null
 ip link set lo up
 acpid -l /dev/null -c /etc/acpi
 

@@ -10,13 +10,14 @@ import pytest
 from imports_of import ROOT, imports_in, layer_of, layers_imported, modules
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "cli": {"vm", "image", "hypervisor", "network", "guest", "console", "build", "disk", "host"},
-    "vm": {"image", "hypervisor", "network", "guest", "console", "build", "disk", "host"},
+    "cli": {"vm", "image", "hypervisor", "network", "guest", "console", "share", "build", "disk", "host"},
+    "vm": {"image", "hypervisor", "network", "guest", "console", "share", "build", "disk", "host"},
     "image": {"disk", "host"},
     "hypervisor": {"disk", "host"},
     "network": {"host"},
     "guest": {"host"},
     "console": {"hypervisor", "host"},
+    "share": {"build", "hypervisor", "host"},
     "build": {"guest", "disk", "host"},  # a guest is built with our agent in it
     "disk": {"host"},
     "host": set(),

@@ -9,7 +9,7 @@ import pytest
 
 from tartlet.cli import run_rules
 from tartlet.cli.run import command
-from tartlet.errors import InvalidArgument, UserError
+from tartlet.errors import InvalidArgument
 from tartlet.vm.model import VmConfig, VmState
 from tartlet.vm.options import RunOptions
 
@@ -79,9 +79,17 @@ def test_the_details_of_softnet_switch_it_on(options: dict[str, Any]) -> None:
     assert run_rules.agreed(RunOptions(**options)).net_softnet
 
 
-def test_shared_folders_are_not_ignored_silently() -> None:
-    with pytest.raises(UserError, match="--dir"):
-        run_rules.agreed(RunOptions(dirs=("/tmp",)))
+def test_folders_that_cannot_be_shared_together_are_refused_before_anything_starts() -> None:
+    with pytest.raises(InvalidArgument, match="needs a name"):
+        run_rules.agreed(RunOptions(dirs=("/tmp", "/var")))
+
+
+def test_a_vm_that_can_be_suspended_shares_no_folders() -> None:
+    options = RunOptions(dirs=("/tmp",))
+    assert run_rules.agreed_with_vm(options, LINUX, VmState.STOPPED) == options
+    for state, asked in ((VmState.SUSPENDED, options), (VmState.STOPPED, replace(options, suspendable=True))):
+        with pytest.raises(InvalidArgument, match="--dir cannot go with"):
+            run_rules.agreed_with_vm(asked, LINUX, state)
 
 
 def test_a_suspended_vm_is_run_as_a_suspendable_one() -> None:

@@ -56,13 +56,19 @@ def is_address(text: str) -> bool:
 
 
 async def downloaded(
-    url: str, *, cache: Path, checksum: Checksum | None = None, report: Report = silent, pause: float = FIRST_PAUSE
+    url: str,
+    *,
+    cache: Path,
+    checksum: Checksum | None = None,
+    ask: bool = True,
+    report: Report = silent,
+    pause: float = FIRST_PAUSE,
 ) -> Path:
     """The file at an address, from `cache` when it is there unchanged; never change it.
 
     The server is asked each time whether the kept file is still the current one; when it does not answer, the kept
-    one is used. With a `checksum` that the kept file meets, nobody is asked. `pause` is the seconds before the second
-    attempt. Raises DownloadFailed, ChecksumMismatch, InvalidArgument, FileTrouble.
+    one is used. With a `checksum` that the kept file meets, or without `ask`, nobody is asked. `pause` is the seconds
+    before the second attempt. Raises DownloadFailed, ChecksumMismatch, InvalidArgument, FileTrouble.
     """
     if not is_address(url):
         raise InvalidArgument(f"{url!r} is no http:// or https:// address")
@@ -75,6 +81,8 @@ async def downloaded(
                 log.debug("the kept %s is not the wanted one", url)
             else:
                 return kept.file
+        if not ask and kept.file.exists():
+            return kept.file
         await _fetch_again_and_again(kept, report, pause)
         if checksum:
             await _verified(kept, checksum, report)

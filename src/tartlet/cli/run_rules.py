@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tartlet.errors import InvalidArgument, UserError
+from tartlet.errors import InvalidArgument
 from tartlet.network.policy import Policy
 from tartlet.vm.model import VmConfig, VmState, host_arch
 from tartlet.vm.options import RunOptions
@@ -13,7 +13,7 @@ _OTHER_ARCH = {"amd64": "arm64", "arm64": "amd64"}
 
 
 def agreed(options: RunOptions) -> RunOptions:
-    """The options when they fit together, with what they imply. Raises InvalidArgument, UserError."""
+    """The options when they fit together, with what they imply. Raises InvalidArgument."""
     if options.vnc and options.vnc_experimental:
         raise InvalidArgument("--vnc and --vnc-experimental exclude each other", "choose one of them")
     options = replace(options, net_softnet=options.net_softnet or _implies_softnet(options))
@@ -38,9 +38,9 @@ def agreed(options: RunOptions) -> RunOptions:
         )
     _refuse_mac_only(options)
     if options.dirs:
-        raise UserError(
-            "--dir: this version cannot share folders with a guest yet", "copy what the guest needs: tart exec"
-        )
+        from tartlet.share.arguments import grouped
+
+        grouped(options.dirs)
     return options
 
 
@@ -93,12 +93,22 @@ def agreed_with_vm(options: RunOptions, config: VmConfig, state: VmState) -> Run
         raise InvalidArgument(
             f"{' and '.join(missing)} cannot go with a VM that can be suspended", f"leave out {' and '.join(missing)}"
         )
+    if options.suspendable and options.dirs:
+        raise InvalidArgument(
+            "--dir cannot go with a VM that can be suspended: QEMU cannot save shared folders", _unsaved(state)
+        )
     if options.no_trackpad and config.os != "darwin":
         raise InvalidArgument("--no-trackpad is for macOS guests only", "--no-pointer takes the pointing device away")
     if options.provisioning_options is not None:
         raise InvalidArgument("--provisioning-opts needs a host with macOS 27 or newer", "leave it out")
     _refuse_foreign_installers(options, config.arch)
     return options
+
+
+def _unsaved(state: VmState) -> str:
+    if state is VmState.SUSPENDED:
+        return "run it without --dir, or drop its saved state first: tart stop"
+    return "leave out --suspendable or --dir"
 
 
 def _refuse_foreign_installers(options: RunOptions, arch: str) -> None:

@@ -21,12 +21,12 @@ _HEX = frozenset("0123456789abcdef")
 
 
 @contextmanager
-def scratch_folder(tmp: Path) -> Generator[Path]:
+def scratch_folder(tmp: Path, *, ending: str = "") -> Generator[Path]:
     """A new, locked folder in `tmp` for the length of the block; what is left of it then is deleted.
 
-    Move it elsewhere inside the block to keep it. Raises FileTrouble.
+    `ending` ends its name. Move it elsewhere inside the block to keep it. Raises FileTrouble.
     """
-    folder, descriptor = _claimed(tmp)
+    folder, descriptor = _claimed(tmp, ending)
     try:
         yield folder
     finally:
@@ -36,9 +36,9 @@ def scratch_folder(tmp: Path) -> Generator[Path]:
             os.close(descriptor)
 
 
-def _claimed(tmp: Path) -> tuple[Path, int]:
+def _claimed(tmp: Path, ending: str) -> tuple[Path, int]:
     while True:
-        folder = tmp / str(uuid4()).upper()
+        folder = tmp / f"{str(uuid4()).upper()}{ending}"
         try:
             os.mkdir(folder, 0o755)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -11,6 +11,9 @@ from tartlet.hypervisor.machine import MONITOR, Machine
 
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
+_MEMORY = "memory"
+"""The id of memory that is shared with helpers."""
+
 
 def command_line(qemu: str, machine: Machine) -> list[str]:
     """The program and its words. The descriptors in them are `machine.descriptors()`. Raises TooManyDevices."""
@@ -37,6 +40,9 @@ def _identity(machine: Machine) -> list[str]:
         words += ["-global", "ICH9-LPC.disable_s3=1"]
     if machine.arch == "arm64" and machine.accelerator.name == "tcg":
         options += ",gic-version=3"
+    if machine.shared_memory:
+        options += f",memory-backend={_MEMORY}"
+        words += ["-object", f"memory-backend-memfd,id={_MEMORY},size={machine.memory}B,share=on"]
     words += ["-machine", f"{machine.type},{options}", *machine.accelerator.words(nested=machine.nested)]
     words += ["-smp", str(machine.cpus), "-m", f"size={machine.memory}B", "-rtc", "base=utc"]
     if machine.arch == "amd64":

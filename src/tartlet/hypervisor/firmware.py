@@ -1,16 +1,13 @@
 """The UEFI firmware of this host, found by QEMU's own descriptors.
 
-Format: QEMU, docs/interop/firmware.json. Each descriptor is a small JSON file. A file of the same name in a more
-specific folder replaces one in a more general folder, an empty one masks it, and the file names give the order of
-preference.
+Format: QEMU, docs/interop/firmware.json (see `descriptors`).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import Any, cast
 
 from tartlet.errors import UserError
 from tartlet.hypervisor.accel import QEMU_ARCH
+from tartlet.hypervisor.descriptors import preferred, standard_folders
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +55,9 @@ def find(guest_arch: str, qemu_series: str, folders: Sequence[Path] | None = Non
 
     `folders` from the most specific to the most general; the standard ones by default. Raises FirmwareMissing.
     """
-    folders = standard_folders() if folders is None else folders
+    folders = standard_folders("firmware") if folders is None else folders
     machine = _MACHINES[guest_arch] + qemu_series
-    for path in _descriptors(folders):
+    for path in preferred(folders):
         try:
             firmware = _usable(path, QEMU_ARCH[guest_arch], machine)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
@@ -68,24 +66,6 @@ def find(guest_arch: str, qemu_series: str, folders: Sequence[Path] | None = Non
         if firmware is not None:
             return firmware
     raise FirmwareMissing(guest_arch, folders)
-
-
-def standard_folders() -> list[Path]:
-    """Where descriptors live, the user's own first."""
-    own = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    shared = ["/etc/qemu/firmware", "/usr/local/share/qemu/firmware", "/usr/share/qemu/firmware"]
-    return [Path(own, "qemu/firmware"), *map(Path, shared), Path("/opt/homebrew/share/qemu/firmware")]
-
-
-def _descriptors(folders: Sequence[Path]) -> Iterator[Path]:
-    chosen: dict[str, Path] = {}
-    for folder in folders:
-        if folder.is_dir():
-            for path in folder.glob("*.json"):
-                chosen.setdefault(path.name, path)
-    for name in sorted(chosen):
-        if chosen[name].stat().st_size:  # an empty file masks the more general ones
-            yield chosen[name]
 
 
 def _usable(path: Path, architecture: str, machine: str) -> Firmware | None:

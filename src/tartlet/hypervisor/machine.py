@@ -45,6 +45,8 @@ class Machine:
     devices: tuple[Device, ...]
     display: tuple[str, ...] = ("-display", "none")
     """Words of a window and of a VNC server (see `console.display` and `console.vnc`)."""
+    shared_memory: bool = False
+    """Let helper programs work on the guest's memory too."""
     nested: bool = False
     """Whether the guest may run guests."""
     uuid: str | None = None

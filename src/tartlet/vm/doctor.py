@@ -44,7 +44,15 @@ class Finding:
 def examine(store: VmStore, name: str | None = None) -> list[Finding]:
     """Look at the host and at all VMs, or more closely at one. Changes nothing. Raises VmMissing, VmIncomplete."""
     one = None if name is None else store.find(name)
-    findings = [*_versions(), _accelerator(), *_qemu(), *_network(), _space(store), *_left_overs(store)]
+    findings = [
+        *_versions(),
+        _accelerator(),
+        *_qemu(),
+        *_network(),
+        _shared_folders(),
+        _space(store),
+        *_left_overs(store),
+    ]
     for vm in [one] if one else store.all():
         findings += _vm(vm)
     return findings
@@ -98,6 +106,17 @@ def _network() -> Iterator[Finding]:
             text=f"{name}: {lacks.reason if lacks else 'usable'}",
             hint=lacks.hint if lacks else None,
         )
+
+
+def _shared_folders() -> Finding:
+    from tartlet.share import virtiofsd
+
+    topic = "shared folders"
+    try:
+        found = virtiofsd.find()
+    except UserError as exc:
+        return Finding(topic=topic, verdict=Verdict.NOTE, text=str(exc), hint=exc.hint)
+    return Finding(topic=topic, verdict=Verdict.OK, text=found.path)
 
 
 def _space(store: VmStore) -> Finding:

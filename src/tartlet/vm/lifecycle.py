@@ -28,6 +28,7 @@ from tartlet.vm.options import RunOptions
 from tartlet.vm.orders import taking_orders
 from tartlet.vm.plan import Plan, planned
 from tartlet.vm.run_log import begun_log
+from tartlet.vm.share import shared
 from tartlet.vm.store import VmMissing, VmStore
 
 
@@ -51,13 +52,14 @@ async def running(
     Raises VmMissing, VmIncomplete, VmAlreadyRunning, StateRefused, QemuCrashed and what else a part of it refuses.
     """
     async with AsyncExitStack() as held:
+        folders = await held.enter_async_context(shared(store.home, options.dirs, announce))
         async with _nobody_else_starts(store):
             vm = store.find(name)
             if vm.supervisor():
                 raise VmAlreadyRunning(name)
             log = held.enter_context(begun_log(vm, announce))
             config = _with_a_mac_of_its_own(store, vm, log.announce)
-            plan = await held.enter_async_context(planned(store.home, vm, config, options, log.note))
+            plan = await held.enter_async_context(planned(store.home, vm, config, options, folders, log.note))
             state = held.enter_context(_saved_state(vm, plan))
             folder = held.enter_context(_locked(vm))
             _sweep(folder)

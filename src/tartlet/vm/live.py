@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -96,7 +96,8 @@ class RunningVm:
             await held.enter_async_context(serving(listener, self.agents))
             record.write(self.folder, self.plan.network.record)
             tasks.start_soon(self._listen)
-            tasks.start_soon(self._watch_network)
+            tasks.start_soon(self._end_without, self.plan.network.lost)
+            tasks.start_soon(self._end_without, self.plan.folders.lost)
             tasks.start_soon(self._keep_logs_short)
             tasks.start_soon(self.serial.pump)
             if resumed:
@@ -113,8 +114,8 @@ class RunningVm:
                 except OSError as exc:
                     self._log.note(f"{name} could not be shortened: {exc.strerror}")
 
-    async def _watch_network(self) -> None:
-        raise await self.plan.network.lost()
+    async def _end_without(self, lost: Callable[[], Awaitable[UserError]]) -> None:
+        raise await lost()
 
     async def agent_answers(self) -> None:
         """Return when the guest's agent answers."""
@@ -141,6 +142,8 @@ class RunningVm:
 
         When the power is cut meanwhile, that wins. Asked again meanwhile, nothing more is done.
         """
+        if self.plan.folders.devices:
+            raise SaveFailed("a VM cannot be suspended while it shares folders: QEMU cannot save them")
         if self._suspending:  # a second save would fail, and then let the guest go on behind the first one's back
             self.announce("The VM is being suspended already.")
             return

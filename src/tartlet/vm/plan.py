@@ -35,6 +35,7 @@ from tartlet.hypervisor.disk_options import DiskArgument, DiskOptions, parse_dis
 from tartlet.hypervisor.machine import Machine, machine_type
 from tartlet.hypervisor.state_file import Fingerprint
 from tartlet.network.attachment import Attachment
+from tartlet.share.serving import SharedFolders
 from tartlet.version import PRINTED_VERSION
 from tartlet.vm.folder import Layout, VmFolder
 from tartlet.vm.image_disk import copied_disk, names_image
@@ -69,6 +70,7 @@ class Plan:
     lent: tuple[socket.socket, ...]
     """QEMU's ends of connected pairs; closed here once QEMU has them."""
     network: Attachment
+    folders: SharedFolders
     options: RunOptions
     mac: str
     image_disks: tuple[str, ...]
@@ -81,7 +83,12 @@ class Plan:
 
 @asynccontextmanager
 async def planned(
-    home: Home, vm: VmFolder, config: VmConfig, options: RunOptions, note: Callable[[str], None]
+    home: Home,
+    vm: VmFolder,
+    config: VmConfig,
+    options: RunOptions,
+    folders: SharedFolders,
+    note: Callable[[str], None],
 ) -> AsyncGenerator[Plan]:
     """Claim disks, terminals and a network for one run, and say what QEMU has to build.
 
@@ -127,7 +134,9 @@ async def planned(
                 Inputs(keyboard=not options.no_keyboard, pointer=not options.no_pointer),
                 Sound(driver=_sound(options, window, program)),
                 *_disks(held, home, vm, disk, options, extra),
+                *folders.devices,
             ),
+            shared_memory=bool(folders.devices),
             display=(*window.words, *(vnc.words() if options.vnc_experimental else ())),
             nested=options.nested,
             uuid=str(uuid.uuid5(_NAMES, config.mac_address)),
@@ -143,6 +152,7 @@ async def planned(
             serial=serial_port,
             lent=(theirs, own_theirs, serial_theirs),
             network=network,
+            folders=folders,
             options=options,
             mac=config.mac_address,
             image_disks=tuple(argument.path for argument in extra if names_image(argument)),

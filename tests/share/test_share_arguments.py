@@ -1,0 +1,78 @@
+"""What `--dir` means: the original's grammar, and which folders go together."""
+
+from __future__ import annotations
+
+import pytest
+
+from tartlet.share.arguments import AUTOMOUNT_TAG, BadShare, Share, grouped, parse_share_option
+
+TAG = AUTOMOUNT_TAG
+URL = "https://example.com/archive.tar.gz"
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "path", "read_only", "tag"),
+    [
+        ("build:/Users/admin/build", "build", "/Users/admin/build", False, TAG),
+        ("build:/Users/admin/build:ro", "build", "/Users/admin/build", True, TAG),
+        ("/Users/admin/build", None, "/Users/admin/build", False, TAG),
+        ("/Users/admin/build:ro", None, "/Users/admin/build", True, TAG),
+        ("/Users/admin/build:tag=foo-bar", None, "/Users/admin/build", False, "foo-bar"),
+        ("/Users/admin/build:ro,tag=foo-bar", None, "/Users/admin/build", True, "foo-bar"),
+        ("/Users/admin/build:tag=foo-bar,ro", None, "/Users/admin/build", True, "foo-bar"),
+        (URL, None, URL, False, TAG),
+        (f"{URL}:ro,tag=sometag", None, URL, True, "sometag"),
+        (f"somename:{URL}:ro,tag=sometag", "somename", URL, True, "sometag"),
+        ("somename:http://example.com/a.tar", "somename", "http://example.com/a.tar", False, TAG),
+        ("https://example.com:8443/a.tar", None, "https://example.com:8443/a.tar", False, TAG),
+        ("a:/with:colon", "a", "/with:colon", False, TAG),
+        ("a::/b:", "a", "/b", False, TAG),
+        ("relative", None, "relative", False, TAG),
+        ("~/x", None, "~/x", False, TAG),
+        ("a:/b:ro,other,tag=t", "a", "/b", True, "t"),
+        ("/a:tag=" + "t" * 36, None, "/a", False, "t" * 36),
+    ],
+)
+def test_values(value: str, name: str | None, path: str, read_only: bool, tag: str) -> None:
+    share = parse_share_option(value)
+    assert share == Share(path=path, name=name, read_only=read_only, tag=tag)
+    assert share.is_address == ("example.com" in path)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("", "names no folder"),
+        ("::", "names no folder"),
+        ("ro", "names no folder"),
+        (":ro,tag=x", "names no folder"),
+        ("a/b:/c", "'a/b', characters 1 to 3, is no name"),
+        ("..:/c", "'..', characters 1 to 2, is no name"),
+        ("/a:ro,tag=", "the tag at character 11 is empty"),
+        ("/a:tag=" + "ä" * 19, "the tag at character 8 is longer than 36 bytes"),
+    ],
+)
+def test_mistakes_are_told_with_their_place(value: str, told: str) -> None:
+    with pytest.raises(BadShare, match=told):
+        parse_share_option(value)
+
+
+def test_folders_come_together_by_tag() -> None:
+    one, two, other = grouped(["a:/1", "/3:tag=alone", "b:/2:ro", "/4:tag=other"])
+    assert (one.tag, [(share.name, share.path, share.read_only) for share in one.shares]) == (
+        TAG,
+        [("a", "/1", False), ("b", "/2", True)],
+    )
+    assert [two.tag, other.tag] == ["alone", "other"]
+    assert [share.name for share in two.shares] == [None]
+
+
+def test_of_folders_with_one_name_the_last_one_wins() -> None:
+    (group,) = grouped(["a:/1", "b:/2", "a:/3:ro"])
+    assert [(share.name, share.path) for share in group.shares] == [("a", "/3"), ("b", "/2")]
+
+
+@pytest.mark.parametrize("values", [["/1", "/2"], ["a:/1", "/2"], ["/1", "a:/2"], ["/1:tag=x", "a:/2:tag=x"]])
+def test_folders_with_one_tag_need_names(values: list[str]) -> None:
+    with pytest.raises(BadShare, match="needs a name"):
+        grouped(values)
