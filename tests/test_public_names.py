@@ -19,6 +19,7 @@ PUBLIC = {
     "tartlet.guest.errors": {"AgentCannot", "AgentFailed", "AgentUnavailable"},
     "tartlet.host.paths": {"Home"},
     "tartlet.image.cache": {"CachedImage", "ImageCache", "ImageMissing"},
+    "tartlet.image.prune": {"Prunable", "Pruned"},
     "tartlet.image.progress": {"TransferProgress"},
     "tartlet.image.pull": {"Pulled"},
     "tartlet.image.push": {"Pushed"},
@@ -41,6 +42,7 @@ PUBLIC = {
     "tartlet.vm.pull": {"pull"},
     "tartlet.vm.push": {"PushOptions", "push"},
     "tartlet.vm.screen": {"click", "move_pointer", "press_keys", "screenshot", "type_text"},
+    "tartlet.vm.prune": {"prune", "reclaim"},
     "tartlet.vm.stop": {"request_suspend", "stop", "wait_until_stopped"},
     "tartlet.vm.store": {"VmMissing", "VmNotRunning", "VmRunning", "VmStore"},
 }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tartlet.host.paths import Home
     from tartlet.image.cache import CachedImage, ImageCache, ImageMissing
     from tartlet.image.progress import TransferProgress
+    from tartlet.image.prune import Prunable, Pruned
     from tartlet.image.pull import Pulled
     from tartlet.image.push import Pushed
     from tartlet.image.reference import ImageName
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tartlet.vm.live import RunningVm
     from tartlet.vm.model import Display, VmConfig, VmState
     from tartlet.vm.options import RunOptions
+    from tartlet.vm.prune import prune, reclaim
     from tartlet.vm.pull import pull
     from tartlet.vm.push import PushOptions, push
     from tartlet.vm.screen import click, move_pointer, press_keys, screenshot, type_text
@@ -46,6 +48,7 @@ _MODULES = {
     "guest.errors": ("AgentCannot", "AgentFailed", "AgentUnavailable"),
     "host.paths": ("Home",),
     "image.cache": ("CachedImage", "ImageCache", "ImageMissing"),
+    "image.prune": ("Prunable", "Pruned"),
     "image.progress": ("TransferProgress",),
     "image.pull": ("Pulled",),
     "image.push": ("Pushed",),
@@ -68,6 +71,7 @@ _MODULES = {
     "vm.pull": ("pull",),
     "vm.push": ("PushOptions", "push"),
     "vm.screen": ("click", "move_pointer", "press_keys", "screenshot", "type_text"),
+    "vm.prune": ("prune", "reclaim"),
     "vm.stop": ("request_suspend", "stop", "wait_until_stopped"),
     "vm.store": ("VmMissing", "VmNotRunning", "VmRunning", "VmStore"),
 }
@@ -94,6 +98,8 @@ __all__ = [
     "InvalidArgument",
     "InvalidCredentials",
     "LastRun",
+    "Prunable",
+    "Pruned",
     "Pulled",
     "PushOptions",
     "Pushed",
@@ -126,8 +132,10 @@ __all__ = [
     "log_out",
     "move_pointer",
     "press_keys",
+    "prune",
     "pull",
     "push",
+    "reclaim",
     "request_suspend",
     "running",
     "screenshot",

@@ -564,7 +564,7 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["delete", ""], 2, '""'),
     (["delete", ".."], 2, '".."'),
     (["prune"], 64, "--gc"),
-    (["prune", "--older-than", "1"], 64, "--older-than"),
+    (["prune", "--older-than", "x"], 64, "--older-than"),
     (["wait", "nope"], 2, "nope"),
     (["logs", "nope"], 2, "nope"),
     (["logs", "debian"], 1, "debian"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tartlet.build.checksum import Checksum, verify
@@ -11,6 +12,8 @@ from tartlet.build.progress import Progress, Report, silent
 from tartlet.build.unpack import compression, unpack
 from tartlet.disk.convert import UnsupportedImage, convert_to_raw, image_format
 from tartlet.disk.model import Disk, DiskFormat
+from tartlet.host import access_time
+from tartlet.host.locks import kept_from_removal
 
 
 async def from_image(
@@ -22,20 +25,29 @@ async def from_image(
     unpacked stands beside `target` meanwhile, so that should be in a work folder. Raises DownloadFailed,
     ChecksumMismatch, UnpackFailed, UnsupportedImage, DamagedDisk, NoSpace, FileTrouble, InvalidArgument, ToolFailed.
     """
-    if is_address(source):
-        image = await downloaded(source, cache=cache, checksum=checksum, report=report)
-    else:
-        image = Path(source)
-        if checksum:
-            await verify(image, checksum, report)
-    if compression(image) is None:
-        return await _disk_of(image, target, report, ours=False)
-    unpacked = target.with_name(f"{target.name}.unpacked")
-    try:
+    with ExitStack() as held:
+        if is_address(source):
+            image = await _held_download(held, source, cache, checksum, report)
+        else:
+            image = Path(source)
+            if checksum:
+                await verify(image, checksum, report)
+        if compression(image) is None:
+            return await _disk_of(image, target, report, ours=False)
+        unpacked = target.with_name(f"{target.name}.unpacked")
+        held.callback(unpacked.unlink, missing_ok=True)
         await unpack(image, unpacked, report)
         return await _disk_of(unpacked, target, report, ours=True)
-    finally:
-        unpacked.unlink(missing_ok=True)
+
+
+async def _held_download(held: ExitStack, url: str, cache: Path, checksum: Checksum | None, report: Report) -> Path:
+    """A downloaded file that nobody prunes as long as `held` is open."""
+    while True:
+        image = await downloaded(url, cache=cache, checksum=checksum, report=report)
+        with suppress(FileNotFoundError):  # pruned just now: it is downloaded again
+            held.enter_context(kept_from_removal(image))
+            access_time.mark(image)
+            return image
 
 
 async def _disk_of(image: Path, target: Path, report: Report, *, ours: bool) -> Disk:

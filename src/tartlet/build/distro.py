@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tartlet.build import requirements
@@ -11,6 +12,8 @@ from tartlet.build.folders import made_folder
 from tartlet.build.progress import Progress, Report, silent
 from tartlet.build.recipe import Recipe, recipe_for
 from tartlet.build.root_folder import make_root
+from tartlet.host import access_time
+from tartlet.host.locks import kept_from_removal
 
 
 async def from_distro(
@@ -33,6 +36,16 @@ async def from_distro(
         if not rebuild and (disk := _cached(cache, recipe, report)):
             return disk
         return await _build(recipe, cache, report)
+
+
+async def held_guest(held: ExitStack, name: str, *, cache: Path, architecture: str, report: Report = silent) -> Path:
+    """The same disk, marked as used now and kept from being pruned as long as `held` is open."""
+    while True:
+        disk = await from_distro(name, cache=cache, architecture=architecture, report=report)
+        with suppress(FileNotFoundError):  # pruned just now: it is built again
+            held.enter_context(kept_from_removal(disk.parent))
+            access_time.mark(disk.parent)
+            return disk
 
 
 def _cached(cache: Path, recipe: Recipe, report: Report) -> Path | None:

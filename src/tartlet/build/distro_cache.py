@@ -35,6 +35,27 @@ def found(cache: Path, recipe: Recipe) -> Path | None:
     return disk if disk.is_file() else None
 
 
+def kept_guests(cache: Path) -> Iterator[tuple[Path, str]]:
+    """The folders of the built guests, each with what it is, in words: `debian:bookworm amd64`. Raises FileTrouble."""
+    try:
+        folders = sorted(cache.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise FileTrouble("cannot list", cache, exc) from exc
+    for folder in folders:
+        if not folder.name.startswith(".") and (folder / "disk.img").is_file():
+            yield folder, _told(folder)
+
+
+def _told(folder: Path) -> str:
+    try:
+        recipe = json.loads((folder / "recipe.json").read_bytes())
+        return f"{recipe['distribution']}:{recipe['codename']} {recipe['architecture']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.name
+
+
 def keep(folder: Path, cache: Path, recipe: Recipe) -> Path:
     """Make `folder`, with a finished `disk.img`, the cache's entry of this recipe; gives the disk's new place.
 

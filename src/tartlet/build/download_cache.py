@@ -9,16 +9,48 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import anyio
 
 from tartlet.build.progress import Progress, Report
+from tartlet.errors import FileTrouble
 from tartlet.host.files import removed, write_whole
 from tartlet.host.locks import try_file_lock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptDownload:
+    """What is kept of one address."""
+
+    address: str
+    main: Path
+    """What came, whole or in part."""
+    more: tuple[Path, ...]
+    """What else there may be of it."""
+    lock: Path
+    """Held while something comes."""
+
+
+def kept_downloads(cache: Path) -> Iterator[KeptDownload]:
+    """Everything that is kept. Raises FileTrouble."""
+    try:
+        names = sorted(path.name for path in cache.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise FileTrouble("cannot list", cache, exc) from exc
+    for stem in sorted({name.partition(".")[0] for name in names}):
+        whole, part, said, said_of_part = (cache / f"{stem}{end}" for end in ("", ".part", ".json", ".part.json"))
+        main = whole if whole.name in names else part
+        if main.name in names:
+            address = _read(said).get("URL") or _read(said_of_part).get("URL") or stem
+            more = tuple(path for path in (part, said, said_of_part) if path != main)
+            yield KeptDownload(address=address, main=main, more=more, lock=cache / f"{stem}.lock")
 
 
 def file_name(url: str) -> str:

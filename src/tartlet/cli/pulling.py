@@ -18,7 +18,14 @@ from tartlet.vm.pull import pull
 async def pulled(app: App, name: ImageName, insecure: bool, at_once: int, format_: str) -> Pulled:
     """Pull an image, show how far it is and tell what it came to. Raises as `tartlet.vm.pull.pull` does."""
     with shown_transfer(plain=app.settings.plain_progress, format_=format_) as display:
-        done = await pull(app.uncollected_store, name, insecure=insecure, at_once=at_once, report=display.report)
+        done = await pull(
+            app.uncollected_store,
+            name,
+            insecure=insecure,
+            at_once=at_once,
+            auto_prune=not app.settings.no_auto_prune,
+            report=display.report,
+        )
         display.conclude(
             _sentence(name, done),
             "cached" if done.was_cached else "pulled",

@@ -28,7 +28,7 @@ VERBS: Mapping[str, str] = {
     "exec": "Run a command inside a running VM.",
     "pull": "Bring an image from a registry into the cache.",
     "push": "Push a VM to a registry.",
-    "prune": "Remove what nothing uses any more.",
+    "prune": "Remove what can be done without.",
     "rename": "Give a VM another name.",
     "stop": "Stop a VM.",
     "delete": "Delete VMs and cached images.",

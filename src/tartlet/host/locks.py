@@ -61,6 +61,47 @@ def try_file_lock(path: str | os.PathLike[str]) -> int | None:
     return descriptor
 
 
+@contextmanager
+def kept_from_removal(path: str | os.PathLike[str]) -> Generator[int]:
+    """Hold the shared file lock of `path`, which whoever removes it wants to have alone; gives the descriptor.
+
+    Raises FileNotFoundError when it is gone, also when that happened while the lock was waited for; LockTrouble.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise LockTrouble(path, exc) from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def removable(path: str | os.PathLike[str]) -> Generator[bool]:
+    """Whether nobody keeps `path` from removal; for the length of the block nobody can. True when it is gone already.
+
+    Raises LockTrouble.
+    """
+    try:
+        descriptor = try_file_lock(path)
+    except LockTrouble:
+        if os.path.lexists(path):
+            raise
+        yield True
+        return
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def try_process_lock(path: str | os.PathLike[str]) -> int | None:
     """The descriptor that holds the record lock of `path` for this process, or None when another process does.
 

@@ -67,9 +67,14 @@ def collect(tmp: Path) -> None:
     Entries that vanish meanwhile (another collector, their maker) are no trouble. Raises FileTrouble, LockTrouble at
     the first that resists.
     """
-    for name in sorted(os.listdir(tmp)):
-        if not (is_resumable(name) and _is_young(tmp / name)):
-            _collect_one(tmp / name)
+    for entry in left_over(tmp):
+        _collect_one(entry)
+
+
+def left_over(tmp: Path) -> list[Path]:
+    """What `collect` would delete if nobody held it. Raises OSError."""
+    entries = (tmp / name for name in sorted(os.listdir(tmp)))
+    return [entry for entry in entries if not (is_resumable(entry.name) and _is_young(entry))]
 
 
 def is_resumable(name: str) -> bool:

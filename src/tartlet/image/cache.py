@@ -22,7 +22,7 @@ from uuid import uuid4
 from tartlet.errors import FileTrouble, UserError
 from tartlet.host import access_time
 from tartlet.host.files import exchange, move_if_free, removed, sync_folder
-from tartlet.host.locks import LockTrouble, file_lock, try_file_lock, try_process_lock
+from tartlet.host.locks import LockTrouble, file_lock, lock_holder, removable, try_file_lock, try_process_lock
 from tartlet.host.paths import Home, made
 from tartlet.host.scratch import collect, scratch_folder
 from tartlet.image.reference import BadImageName, ImageName, from_cache, is_digest
@@ -232,6 +232,15 @@ class ImageCache:
                 self._remove(image)
             except OSError as exc:
                 raise FileTrouble("cannot delete", image.path, exc) from exc
+
+    def is_used(self, image: CachedImage) -> bool:
+        """Whether a process reads the image, or pushes it, at this moment. Raises LockTrouble."""
+        with removable(image.path) as free:
+            return not free or lock_holder(image.config_path) != 0
+
+    def unused(self) -> list[ImageName]:
+        """The images that a collection would remove at this moment."""
+        return self._unused()
 
     def collect(self) -> list[ImageName]:
         """Remove links that lead nowhere and images that nothing leads to, but for those in use; gives the images.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -72,14 +73,15 @@ async def create_from_distro(
     `disk_size` bytes (50 GB by default) when it first boots. Raises as `build.distro.from_distro` and `create_empty`
     do, and ShrinkRefused.
     """
-    from tartlet.build.distro import from_distro
+    from tartlet.build.distro import held_guest
     from tartlet.disk.clone import stand_on
     from tartlet.disk.resize import grow_own_disk
 
     checked_new_name(name)
     arch = arch or host_arch()
-    base = await from_distro(distro, cache=store.home.cache / "distros", architecture=arch, report=report)
-    with store.work_folder() as work:
+    with ExitStack() as held:
+        base = await held_guest(held, distro, cache=store.home.cache / "distros", architecture=arch, report=report)
+        work = held.enter_context(store.work_folder())
         made = stand_on(base, work).format
         grow_own_disk(work, disk_size or DEFAULT_DISK_SIZE, made)
         return _installed(store, work, name, arch, made, first_boot)

@@ -7,30 +7,40 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from anyio import from_thread
+
 from tartlet.disk.chain import chain_of
 from tartlet.disk.model import DiskFormat
 from tartlet.errors import UserError
 from tartlet.image import origin
 from tartlet.image.cache import ImageCache
-from tartlet.image.progress import TransferReport, silent
-from tartlet.image.pull import Pulled
+from tartlet.image.progress import TransferProgress, TransferReport, silent
+from tartlet.image.pull import Pulled, no_need
 from tartlet.image.pull import pull as pull_into
 from tartlet.image.reference import ImageName
 from tartlet.image.registry import opened
 from tartlet.image.reuse import LocalDisk
 from tartlet.vm.folder import VmFolder, declared_format
+from tartlet.vm.prune import reclaim
 from tartlet.vm.store import VmStore
 
 log = logging.getLogger(__name__)
 
 
 async def pull(
-    store: VmStore, name: ImageName, *, insecure: bool = False, at_once: int = 4, report: TransferReport = silent
+    store: VmStore,
+    name: ImageName,
+    *,
+    insecure: bool = False,
+    at_once: int = 4,
+    auto_prune: bool = True,
+    report: TransferReport = silent,
 ) -> Pulled:
     """Have the image `name` in the home's cache, as its registry has it now.
 
     Pieces of the disk that any cached image or any VM of the home has are not fetched. `insecure`: plain HTTP.
-    `at_once`: parallel downloads. Ended early, by whatever, it leaves what the next pull of the image goes on with.
+    `at_once`: parallel downloads. `auto_prune`: cached entries are removed if the disk would not fit otherwise.
+    Ended early, by whatever, it leaves what the next pull of the image goes on with.
     Raises StackedImage, BadManifest, NoSpace, FileTrouble, CorruptBlob, RegistryUnreachable, RegistryError,
     AuthenticationFailed; in groups too.
     """
@@ -38,8 +48,22 @@ async def pull(
         repository = registries.repository(name.host, name.namespace)
         disks = partial(disks_of_images, store)
         return await pull_into(
-            ImageCache(store.home), repository, name, at_once=at_once, local_disks=disks, report=report
+            ImageCache(store.home),
+            repository,
+            name,
+            at_once=at_once,
+            local_disks=disks,
+            make_room=partial(_make_room, store, report) if auto_prune else no_need,
+            report=report,
         )
+
+
+def _make_room(store: VmStore, report: TransferReport, size: int) -> None:
+    """For a worker thread."""
+    for one in reclaim(store, size, near=ImageCache(store.home).work_folders()):
+        if one.removed:
+            told = TransferProgress(f"removed {one.entry.name} {one.reason}")
+            from_thread.run_sync(report, told)
 
 
 def disks_of_images(store: VmStore) -> Iterator[LocalDisk]:
