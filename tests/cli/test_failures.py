@@ -22,6 +22,7 @@ from tartlet.vm.store import VmMissing, VmRunning
         (FileTrouble("cannot read", "/x", OSError(2, "No such file")), 1, "cannot read /x: No such file\n"),
         (click.UsageError("wrong"), 64, "Error: wrong\n"),
         (ExceptionGroup("several", [UserError("one"), VmMissing("v")]), 1, "one\n"),
+        (ExceptionGroup("several", [UserError("one"), UserError("one"), VmMissing("v")]), 1, "one\n"),
         (ExceptionGroup("outer", [ExceptionGroup("inner", [VmMissing("v")])]), 2, '"v" does not exist'),
     ],
 )

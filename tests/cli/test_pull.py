@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from command import TART, Called, surroundings, tart, tart_beside
+from file_systems import file_system
 from pulls import PIECE, blobs_got, cache_of, cached_disk, named, same
 from pushed_images import pushed
 from registries import Fault, Front
@@ -18,6 +19,7 @@ from tartlet.image.cache import MARK
 from tartlet.image.manifest import read_manifest
 from tartlet.image.reference import parse
 from tartlet.image.registry import Repository
+from tartlet.units import MIB
 
 
 @pytest.fixture
@@ -149,3 +151,26 @@ async def test_two_pulls_of_one_image_at_once_share_the_work(
     assert [called.code for called in ended] == [0, 0, 0]
     assert len(blobs_got(before)) == len(set(blobs_got(before)))
     assert same(cached_disk(home, named(repository)), disk)
+
+
+@pytest.mark.needs_root
+async def test_a_full_disk_says_so_and_more_room_lets_the_pull_go_on(
+    repository: Repository, disk: Path, before: Front, tmp_path: Path
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    name = named(repository)
+    with file_system(tmp_path, 24 * MIB) as point:
+        (point / "filler").write_bytes(bytes(11 * MIB))
+        words = ("pull", "--insecure", "--concurrency", "2", name)
+        called = await tart_beside(point / "home", *words)
+        assert called.code == 1
+        told = r"no room to write \S+: No space left on device\nfree some space; `tart prune` removes old images\n"
+        assert re.fullmatch(told, called.err)
+        assert tart(point / "home", "list").out == "\n"
+        (point / "filler").unlink()
+        first = blobs_got(before)
+        before.seen.clear()
+        assert (await tart_beside(point / "home", *words)).code == 0
+        assert same(cached_disk(point / "home", name), disk)
+        finished = len(first) - 2 - 2  # without the small ones, and a piece for each worker
+        assert len(blobs_got(before)) <= 14 - finished

@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import cast
 
@@ -18,9 +17,11 @@ import anyio
 import pytest
 
 from cached_images import home_in
+from file_systems import file_system
 from pushed_images import disk_file, pushed
 from registries import Fault, Front, front, real_registry
 from tartlet.disk.model import allocated
+from tartlet.disk.usage import freed_bytes
 from tartlet.errors import UserError
 from tartlet.host import access_time, scratch
 from tartlet.host.copying import NoSpace
@@ -343,26 +344,12 @@ async def test_killed_at_every_report_the_next_pull_is_exact_and_fetches_little_
     assert at > 10
 
 
-@contextmanager
-def small_file_system(tmp_path: Path, size: int) -> Generator[Path]:
-    image, point = tmp_path / "fs.img", tmp_path / "fs"
-    point.mkdir()
-    with image.open("wb") as file:
-        file.truncate(size)
-    subprocess.run(["mkfs.ext4", "-q", "-m0", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, point], check=True)
-    try:
-        yield point
-    finally:
-        subprocess.run(["umount", point], check=True)
-
-
 @pytest.mark.needs_root
 async def test_a_full_disk_leaves_nothing_half_visible_and_more_room_helps(
     repository: Repository, disk: Path, tmp_path: Path
 ) -> None:
     await pushed(repository, "one", disk, piece=PIECE)
-    with small_file_system(tmp_path, 24 * MIB) as point:
+    with file_system(tmp_path, 24 * MIB) as point:
         filler = point / "filler"
         cache = ImageCache(home_in(point))
         filler.write_bytes(NOISE[: 10 * MIB])
@@ -372,6 +359,34 @@ async def test_a_full_disk_leaves_nothing_half_visible_and_more_room_helps(
         assert cache.names() == []
         filler.unlink()
         assert same((await pull(cache, repository, named(repository))).image.disk_path, disk)
+
+
+@pytest.mark.needs_root
+async def test_pieces_are_shared_and_not_copied_where_the_file_system_can(
+    repository: Repository, disk: Path, before: Front, tmp_path: Path
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    with disk.open("r+b") as file:
+        file.seek(15 * MIB)
+        file.write(b"changed")
+    await pushed(repository, "two", disk, piece=PIECE)
+    with file_system(tmp_path, 512 * MIB, "xfs") as point:
+        cache = ImageCache(home_in(point))
+        await pull(cache, repository, named(repository))
+        taken = used(point)
+        before.seen.clear()
+        second = await pull(cache, repository, named(repository, "two"))
+        assert same(second.image.disk_path, disk)
+        assert len(blobs_got(before)) == 1 + 2
+        assert used(point) - taken < PIECE + MIB
+        assert freed_bytes(second.image.path) < PIECE + MIB
+
+
+def used(point: Path) -> int:
+    """Bytes that are taken on a file system, everything written."""
+    os.sync()
+    found = os.statvfs(point)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
 async def test_after_another_boot_noted_pieces_are_verified_again(

@@ -17,7 +17,7 @@ def reported(failure: BaseException) -> int | None:
     if isinstance(failure, click.UsageError):
         return _say(_usage(failure), WRONG_USAGE)
     if isinstance(failure, BaseExceptionGroup):
-        leaves = list(_leaves(cast("BaseExceptionGroup[BaseException]", failure)))
+        leaves = _different(_leaves(cast("BaseExceptionGroup[BaseException]", failure)))
         codes = [reported(leaf) for leaf in leaves] if all(_foreseen(leaf) for leaf in leaves) else [None]
         return codes[0]
     if isinstance(failure, UserError):
@@ -37,6 +37,11 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield from _leaves(cast("BaseExceptionGroup[BaseException]", member))
         else:
             yield member
+
+
+def _different(failures: Iterator[BaseException]) -> list[BaseException]:
+    """Each once: what works side by side often fails for one reason."""
+    return list({(type(failure), str(failure)): failure for failure in failures}.values())
 
 
 def _say(text: str, code: int) -> int:
