@@ -21,6 +21,9 @@ _BLOCKS_A_CALL = 512
 """Blocks in one system call; the kernel takes 1024."""
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_WRITE = 2
+"""`SYNC_FILE_RANGE_WRITE`."""
+
 _CANNOT_PUNCH = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 
 
@@ -94,6 +97,7 @@ class PieceWriter:
         content = f"sha256:{self._plain.hexdigest()}"
         if content != self._piece.content_digest:
             raise self._corrupt(f"its content has the digest {content} instead of {self._piece.content_digest}")
+        start_writing_back(self._descriptor, self._piece.offset, self._piece.size)
 
     def _take(self, block: bytes) -> None:
         if self._at + self._batched + len(block) > self._piece.size:
@@ -146,8 +150,17 @@ def punch_hole(descriptor: int, offset: int, size: int) -> None:
         os.pwrite(descriptor, ZERO_BLOCK[: offset + size - at], at)
 
 
+def start_writing_back(descriptor: int, offset: int, size: int) -> None:
+    """Let the medium take this range now, beside the work that follows, so that the sync at the end has less to do.
+
+    Only a hint (sync_file_range(2)): what goes wrong shows at the sync.
+    """
+    if sys.platform == "linux" and size:
+        _libc().sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(size), _WRITE)
+
+
 def _punched(descriptor: int, offset: int, size: int) -> bool:
-    number = _fallocate()(descriptor, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(size))
+    number = _libc().fallocate(descriptor, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(size))
     if number == 0:
         return True
     failure = ctypes.get_errno()
@@ -157,5 +170,5 @@ def _punched(descriptor: int, offset: int, size: int) -> bool:
 
 
 @cache
-def _fallocate() -> ctypes._NamedFuncPointer:
-    return ctypes.CDLL(None, use_errno=True).fallocate
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)

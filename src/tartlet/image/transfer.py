@@ -7,12 +7,12 @@ parts of a MiB on the way, whatever the size of the piece.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, suppress
 
 import anyio
 from anyio import to_thread
-from anyio.streams.memory import MemoryObjectSendStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from tartlet.image.bodies import BlobBytes, from_file
 from tartlet.image.layers import PieceEncoder, Region, zero_blob, zero_layer
@@ -26,7 +26,7 @@ from tartlet.image.upload import push_blob
 Progress = Callable[[int], None]
 """Told the bytes that were done since the last time: of the blob when fetching, of the disk when encoding."""
 
-_ON_THE_WAY = 3
+_ON_THE_WAY = 4
 """Parts that wait between the network and the decoder."""
 
 _STEPS_A_TURN = 4
@@ -75,13 +75,26 @@ async def _received(
         tasks.start_soon(_send, repository, blob, sending)
         try:
             async for part in receiving:
-                progress(len(part))
-                await to_thread.run_sync(writer.feed, part)
+                parts = [part, *_waiting(receiving)]
+                progress(sum(map(len, parts)))
+                await to_thread.run_sync(_feed, writer, parts)
             await to_thread.run_sync(writer.finish)
         except CorruptBlob as exc:
             tasks.cancel_scope.cancel()
             return exc
     return None
+
+
+def _waiting(receiving: MemoryObjectReceiveStream[bytes]) -> Iterator[bytes]:
+    """What came meanwhile: on a busy machine every visit to a worker thread has to wait for its turn."""
+    with suppress(anyio.WouldBlock, anyio.EndOfStream):
+        while True:
+            yield receiving.receive_nowait()
+
+
+def _feed(writer: PieceWriter, parts: Sequence[bytes]) -> None:
+    for part in parts:
+        writer.feed(part)
 
 
 async def _send(repository: Repository, blob: Descriptor, sending: MemoryObjectSendStream[bytes]) -> None:
