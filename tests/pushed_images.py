@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from tartlet.image.registry import Repository
 from tartlet.image.source import raw_disk
 from tartlet.image.transfer import push_piece
 from tartlet.image.upload import push_blob
+from tartlet.units import MIB
 
 WHEN = datetime(2026, 8, 18, tzinfo=UTC)
 
@@ -36,6 +38,15 @@ def disk_file(path: Path, size: int, data: Mapping[int, bytes]) -> Path:
             file.write(content)
         file.truncate(size)
     return path
+
+
+def half_noise(path: Path, size: int) -> None:
+    """A disk for measurements: one MiB of noise, one of text, and so on."""
+    noise = random.Random(3)
+    text = b"".join(b"%d the quick brown fox\n" % number for number in range(50_000))[:MIB]
+    with path.open("wb") as file:
+        for at in range(0, size, MIB):
+            file.write(noise.randbytes(MIB) if at // MIB % 2 else text)
 
 
 async def pushed(

@@ -87,7 +87,7 @@ class Fault:
 
     method: str
     path: str
-    """A regular expression for the path."""
+    """A regular expression for the path with its query."""
 
     times: int = 1
     status: int | None = None
@@ -193,7 +193,7 @@ class _Server:
 
     def _fault(self, request: web.Request) -> Fault | None:
         for fault in self._state.faults:
-            if fault.times and fault.method == request.method and re.search(fault.path, request.path):
+            if fault.times and fault.method == request.method and re.search(fault.path, request.path_qs):
                 fault.times -= 1
                 return fault
         return None

@@ -387,6 +387,25 @@ async def test_a_push_logs_in_and_renews_its_token(
             await pushed_disk(strangers, disk, name)
 
 
+async def test_a_repository_that_cannot_be_mounted_from_is_done_without(
+    name: ImageName, disk: Path, before: Front, tmp_path: Path
+) -> None:
+    before.auth = "bearer"
+    async with client(tmp_path, ALICE) as registries:
+        first, mine = await pushed_disk(registries, disk, name), fresh(before)
+        realm = f'Bearer realm="http://{before.host}/token",service="tests",scope="repository:denied:pull"'
+        before.faults += [
+            Fault("POST", "mount=", times=1, status=401, headers={"WWW-Authenticate": realm}),
+            Fault("POST", "mount=", times=3, status=403),
+            Fault("GET", "denied", times=9, status=403),
+        ]
+        before.seen.clear()
+        await pushed_disk(registries, disk, mine, known=(as_known(first, name),), at_once=1)
+        assert before.faults[0].times == 0
+        assert sum("mount=" in one.query for one in before.seen) == 1  # the first refusal counts for all
+        assert same(await pulled_disk(registries, mine, tmp_path), disk)
+
+
 async def test_a_registry_that_refuses_ends_the_push_without_a_name(
     registries: Registries, name: ImageName, disk: Path, before: Front
 ) -> None:

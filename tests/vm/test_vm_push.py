@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from disk_files import guest_sees, guest_writes
+from disk_files import guest_sees, guest_writes, run
 from registries import Front, front, real_registry
 from tartlet.disk.clone import stand_on
 from tartlet.host.copying import sparse_copy
@@ -214,6 +214,20 @@ async def test_a_macos_vm_keeps_all_it_is(store: VmStore, name: ImageName, tmp_p
     assert stub == (
         b'{"architecture":"arm64","config":{"Labels":{"org.cirruslabs.tart.disk.format":"asif"}},"os":"darwin"}'
     )
+
+
+@pytest.mark.needs_root
+async def test_a_disk_that_is_a_device_is_pushed_whole(store: VmStore, name: ImageName, tmp_path: Path) -> None:
+    disk = store.folder("vm").disk_path
+    disk.rename(tmp_path / "backing.img")
+    loop = run("losetup", "--show", "-f", tmp_path / "backing.img").strip()
+    try:
+        disk.symlink_to(loop)
+        await push(store, "vm", [name], OPTIONS)
+    finally:
+        run("losetup", "-d", loop)
+    image = await pulled(name, tmp_path / "other")
+    assert image.disk_path.read_bytes() == (tmp_path / "backing.img").read_bytes()
 
 
 async def test_a_stacked_vm_is_refused(store: VmStore, name: ImageName, before: Front) -> None:

@@ -42,8 +42,10 @@ class Authorizer:
 
         None when there is nothing else to send. Raises BadChallenge, AuthenticationFailed.
         """
-        self._challenge = preferred(headers)
-        return await self._answer(self._challenge, rejected=rejected)
+        challenge = preferred(headers)
+        answer = await self._answer(challenge, rejected=rejected)
+        self._challenge = challenge  # one that cannot be answered is of no use for the next request
+        return answer
 
     async def _answer(self, challenge: Challenge, *, rejected: str | None) -> str | None:
         if challenge.scheme == "basic":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import tempfile
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
@@ -121,7 +120,6 @@ class _Flow:
 
     async def _coded(self, region: Region, spool: int) -> tuple[Descriptor, BlobBytes]:
         try:
-            os.ftruncate(spool, 0)
             return await encode_piece(self._disk, region, spool)
         except OSError as exc:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT):  # reading does not fail for that

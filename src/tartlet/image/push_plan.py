@@ -12,7 +12,7 @@ from tartlet.image.reference import ImageName
 from tartlet.units import MIB
 
 PIECE_SIZE = 32 * MIB
-"""Bytes of a disk that make one layer."""
+"""Bytes of a disk that make one layer; docs/decisions/0071-piece-size.md tells how they were chosen."""
 
 MOST_PIECES = 2048
 """Layers of a disk at most: larger disks get larger pieces, so that the manifest stays below a MiB."""

@@ -29,11 +29,16 @@ class DiskSource(Protocol):
 
 
 class RawSource:
-    """A raw disk file; holes are found by asking the file system and are never read."""
+    """A raw disk file; holes are found by asking the file system and are never read.
+
+    Nobody makes holes in it meanwhile: the data found last is remembered, because some file systems (tmpfs) look at
+    every page up to the next hole, which a disk asked about piece by piece would cost once for each piece.
+    """
 
     def __init__(self, descriptor: int, path: str | os.PathLike[str]) -> None:
         self._descriptor, self._path = descriptor, path
-        self._size = os.fstat(descriptor).st_size
+        self._size = os.lseek(descriptor, 0, os.SEEK_END)  # a block device has no other
+        self._found = (0, 0)
 
     @property
     def size(self) -> int:
@@ -42,18 +47,26 @@ class RawSource:
     def data(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         end = min(end, self._size)
         while start < end:
-            try:
-                start = os.lseek(self._descriptor, start, os.SEEK_DATA)
-                stop = os.lseek(self._descriptor, start, os.SEEK_HOLE)
-            except OSError as exc:
-                if exc.errno == errno.ENXIO:  # a hole until the end
-                    return
-                if exc.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-                    raise
-                stop = end  # some network file systems know no holes
+            start, stop = self._data_from(start)
             if start < end:
                 yield start, min(stop, end)
             start = stop
+
+    def _data_from(self, at: int) -> tuple[int, int]:
+        """The first data from `at` on: where it begins and ends. Both are the end of the disk if there is none."""
+        first, last = self._found
+        if not first <= at < last:
+            try:
+                first = os.lseek(self._descriptor, at, os.SEEK_DATA)
+                last = os.lseek(self._descriptor, first, os.SEEK_HOLE)
+            except OSError as exc:
+                if exc.errno == errno.ENXIO:  # a hole until the end
+                    return self._size, self._size
+                if exc.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+                first, last = at, self._size  # some network file systems know no holes
+            self._found = first, last
+        return max(first, at), last
 
     def read(self, offset: int, length: int) -> bytes:
         data = os.pread(self._descriptor, length, offset)

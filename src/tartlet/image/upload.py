@@ -12,7 +12,7 @@ from tartlet.image.bodies import BlobBytes
 from tartlet.image.manifest import Descriptor
 from tartlet.image.quirks import chunk_size as allowed_chunk_size
 from tartlet.image.registry import Repository
-from tartlet.image.registry_errors import BadAnswer, RegistryError
+from tartlet.image.registry_errors import AuthenticationFailed, BadAnswer, RegistryError
 from tartlet.image.transport import FAILURES, Attempts, Body
 
 _OCTETS = {"Content-Type": "application/octet-stream"}
@@ -95,7 +95,8 @@ async def _begun(repository: Repository, digest: str, mount_from: str | None) ->
     url = repository.url("blobs/uploads/")
     if mount_from and mount_from != repository.namespace:
         mounting = with_query(url, f"mount={digest}&from={mount_from}")
-        with suppress(RegistryError):  # some registries refuse instead of going on with an ordinary upload
+        # Some registries refuse instead of going on with an ordinary upload, or give no token for the other repository.
+        with suppress(RegistryError, AuthenticationFailed):
             async with repository.answer("POST", mounting, expected={201, 202}) as response:
                 if response.status == 201:
                     return None, 0
