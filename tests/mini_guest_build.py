@@ -28,7 +28,7 @@ BOOT_MODULES = (
 
 SPARE_MODULES = ("virtio_input", "virtiofs", "vmw_vsock_virtio_transport", "overlay", "efivarfs")
 
-_KERNEL_OPTIONS = "console=hvc0 console=ttyS0 quiet loglevel=4 panic=-1 tsc=unstable random.trust_cpu=on"
+_KERNEL_OPTIONS = "console=hvc0 console=ttyS0 quiet loglevel=4 panic=-1 tsc=unstable no_timer_check random.trust_cpu=on"
 
 INIT = """\
 #!/bin/busybox sh
