@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -52,15 +53,20 @@ second that says what to do. For programs `list`, `get` and `doctor` speak JSON.
 def page() -> str:
     """The whole page."""
     top = click.Context(Tart(), info_name=PROGRAM)
-    return _HEAD + "\n".join(_section(top, name) for name in (*VERBS, *HIDDEN))
+    return _HEAD + "\n".join(section for name in (*VERBS, *HIDDEN) for section in _sections(top, name))
 
 
-def _section(top: click.Context, name: str) -> str:
-    verb = Tart().get_command(top, name)
+def _sections(above: click.Context, name: str) -> Iterator[str]:
+    """The section of a verb, and those of the verbs that it has."""
+    group = above.command
+    verb = group.get_command(above, name) if isinstance(group, click.Group) else None
     if verb is None:
         raise LookupError(name)
-    ctx = click.Context(verb, parent=top, info_name=name, **verb.context_settings)
-    return f"## {PROGRAM} {name}\n\n```text\n{screen(verb, ctx, hidden=True, width=_WIDTH)}\n```\n"
+    ctx = click.Context(verb, parent=above, info_name=name, **verb.context_settings)
+    yield f"## {ctx.command_path}\n\n```text\n{screen(verb, ctx, hidden=True, width=_WIDTH)}\n```\n"
+    if isinstance(verb, click.Group):
+        for member in verb.list_commands(ctx):
+            yield from _sections(ctx, member)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ PUBLIC = {
     "tartlet.vm.options": {"RunOptions"},
     "tartlet.vm.pull": {"pull"},
     "tartlet.vm.push": {"PushOptions", "push"},
+    "tartlet.vm.refusals": {"refusals"},
     "tartlet.vm.screen": {"click", "move_pointer", "press_keys", "screenshot", "type_text"},
     "tartlet.vm.prune": {"prune", "reclaim"},
     "tartlet.vm.stop": {"request_suspend", "stop", "wait_until_stopped"},

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tartlet.vm.prune import prune, reclaim
     from tartlet.vm.pull import pull
     from tartlet.vm.push import PushOptions, push
+    from tartlet.vm.refusals import refusals
     from tartlet.vm.screen import click, move_pointer, press_keys, screenshot, type_text
     from tartlet.vm.stop import request_suspend, stop, wait_until_stopped
     from tartlet.vm.store import VmMissing, VmNotRunning, VmRunning, VmStore
@@ -70,6 +71,7 @@ _MODULES = {
     "vm.options": ("RunOptions",),
     "vm.pull": ("pull",),
     "vm.push": ("PushOptions", "push"),
+    "vm.refusals": ("refusals",),
     "vm.screen": ("click", "move_pointer", "press_keys", "screenshot", "type_text"),
     "vm.prune": ("prune", "reclaim"),
     "vm.stop": ("request_suspend", "stop", "wait_until_stopped"),
@@ -136,6 +138,7 @@ __all__ = [
     "pull",
     "push",
     "reclaim",
+    "refusals",
     "request_suspend",
     "running",
     "screenshot",

@@ -493,10 +493,53 @@ def test_logs_are_followed_to_the_end_of_the_run(home: Path) -> None:
         assert following.returncode == 0
 
 
+# network log
+
+REFUSAL = {
+    "at": "2026-01-02T03:04:05+00:00", "destination": "10.0.0.5", "protocol": "tcp", "port": 443, "packets": 2,
+    "rule": "block 10.0.0.0/8",
+}  # fmt: skip
+REFUSAL_LINE = "2026-01-02T03:04:05+00:00  tcp 10.0.0.5:443  2 packets  block 10.0.0.0/8\n"
+
+
+def test_what_the_network_refused_is_shown(home: Path) -> None:
+    assert tart(home, "network", "log", "debian") == Called(0, "", "")
+    (home / "vms" / "debian" / "refusals.log").write_text(json.dumps(REFUSAL) + "\n")
+    assert tart(home, "network", "log", "debian") == Called(0, REFUSAL_LINE, "")
+    assert json.loads(tart(home, "network", "log", "debian", "--format", "json").out) == REFUSAL
+
+
+def test_what_the_network_refuses_is_followed_to_the_end_of_the_run(home: Path) -> None:
+    log = home / "vms" / "debian" / "refusals.log"
+    log.write_text(json.dumps(REFUSAL) + "\n")
+    with supervised(home, "debian") as supervisor:
+        with subprocess.Popen(
+            [TART, "network", "log", "-f", "debian"], stdout=subprocess.PIPE, text=True, env=surroundings(home)
+        ) as following:
+            assert following.stdout is not None
+            assert following.stdout.readline() == REFUSAL_LINE
+            with log.open("a") as more:
+                more.write(json.dumps(REFUSAL) + "\n")
+            assert following.stdout.readline() == REFUSAL_LINE
+            supervisor.send_signal(signal.SIGINT)
+            assert following.stdout.read() == ""
+        assert following.returncode == 0
+
+
+def test_a_verb_of_verbs_shows_its_help_and_knows_its_own(home: Path) -> None:
+    alone = tart(home, "network")
+    assert alone == tart(home, "network", "--help") == tart(home, "help", "network")
+    assert "SUBCOMMANDS:\n  log " in alone.out
+    assert tart(home, "help", "network", "log") == tart(home, "network", "log", "--help")
+    assert tart(home, "network", "nope").code == 64
+
+
 # Refusals: each names the thing, has the right exit code, and changes nothing
 
 REFUSED: list[tuple[list[str], int, str]] = [
     (["create", "x"], 64, "--linux"),
+    (["network", "log", "absent"], 2, "absent"),
+    (["network", "log"], 64, "<name>"),
     (["create", "--linux"], 64, "<name>"),
     (["create", "--linux", "--disk-size", "70000", "x"], 64, "70000"),
     (["create", "--linux", "--disk-size", "-1", "x"], 64, "--disk-size"),

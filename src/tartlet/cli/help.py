@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from tartlet.cli.candidates import verbs
-from tartlet.cli.verbs import Tart
 from tartlet.cli.words import Verb, help_screen
 
 
@@ -18,7 +17,7 @@ def command(ctx: click.Context, subcommands: tuple[str, ...]) -> None:
     shown: click.Command = top.command
     where = top
     for name in subcommands:
-        found = shown.get_command(where, name) if isinstance(shown, Tart) else None
+        found = shown.get_command(where, name) if isinstance(shown, click.Group) else None
         if found is None:
             ctx.fail(f"there is no subcommand '{' '.join(subcommands)}'")
         where = click.Context(found, parent=where, info_name=name, **found.context_settings)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import click
 
 from tartlet.cli.verbs import Tart
+from tartlet.cli.words import VerbGroup
 
 _INDENT = 26
 """Where the text beside a label begins."""
@@ -45,9 +46,11 @@ def screen(command: click.Command, ctx: click.Context, *, hidden: bool, width: i
         _block("ARGUMENTS:", _arguments(command, ctx), width),
         _block("OPTIONS:", _options(command, ctx, hidden=hidden), width),
     ]
-    if isinstance(command, Tart):
+    if isinstance(command, Tart | VerbGroup):
         blocks.append(_block("SUBCOMMANDS:", command.overviews(), width))
-        blocks.append(f"  See '{ctx.command_path} help <subcommand>' for detailed help.")
+        path = ctx.command_path.removeprefix(f"{ctx.find_root().command_path} ")
+        words = "" if isinstance(command, Tart) else f"{path} "
+        blocks.append(f"  See '{ctx.find_root().command_path} help {words}<subcommand>' for detailed help.")
     return "\n\n".join(block for block in blocks if block)
 
 

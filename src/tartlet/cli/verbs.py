@@ -35,6 +35,7 @@ VERBS: Mapping[str, str] = {
     "suspend": "Save a running VM to disk; its next run continues there.",
     "wait": "Wait until a VM has ended, and print how it did.",
     "logs": "Show the logs of a VM.",
+    "network": "Look after the network of VMs.",
     "console": "Use the serial console of a running VM; Ctrl+] leaves it.",
     "screenshot": "Take a picture of a running VM's screen.",
     "doctor": "Show what this machine offers, and what stands in the way.",

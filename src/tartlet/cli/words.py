@@ -8,7 +8,7 @@ Where click and the original differ, the original wins:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import click
 
@@ -52,6 +52,47 @@ class Verb(click.Command):
         from tartlet.cli.help_screen import synopsis
 
         return synopsis(self, ctx)
+
+
+class VerbGroup(click.Group):
+    """A verb that has verbs of its own. Alone it shows its help."""
+
+    def __init__(self, name: str, text: str, members: Iterable[click.Command]) -> None:
+        super().__init__(
+            name,
+            commands=list(members),
+            help=text,
+            add_help_option=False,
+            callback=_help_without_a_verb,
+            invoke_without_command=True,
+            no_args_is_help=False,
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words before the verb. Raises click.UsageError, click.exceptions.Exit."""
+        if not ctx.resilient_parsing:
+            answer_standing_options(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+    def overviews(self) -> Iterator[tuple[str, str]]:
+        """Each verb and its line."""
+        return ((name, (verb.help or "").partition("\n")[0]) for name, verb in self.commands.items())
+
+    def get_help(self, ctx: click.Context) -> str:
+        """The help screen."""
+        return help_screen(self, ctx)
+
+    def get_usage(self, ctx: click.Context) -> str:
+        """The one line that shows how to call this."""
+        from tartlet.cli.help_screen import synopsis
+
+        return synopsis(self, ctx)
+
+
+@click.pass_context
+def _help_without_a_verb(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def help_screen(command: click.Command, ctx: click.Context, *, hidden: bool = False) -> str:

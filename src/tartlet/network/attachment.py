@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from tartlet.errors import UserError
 from tartlet.network.record import NetworkRecord
@@ -49,6 +50,8 @@ class AttachRequest:
     expose: str | None = None
     control_descriptor: int | None = None
     """`--net-softnet-control-fd`: the socket over which the policy is changed later."""
+    refusals: Path | None = None
+    """Where a backend that filters writes down what it refuses (`refusals.recorded`)."""
     forwards: tuple[Forward, ...] = ()
     """Ports beyond SSH."""
     keep: NetworkRecord | None = None

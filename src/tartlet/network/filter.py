@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Any
 
 import anyio
 
 from tartlet.network.attachment import NetworkLost
-from tartlet.network.judging import InForce, policy_steps
+from tartlet.network.judging import InForce, judging_table, policy_steps
 from tartlet.network.nft import Rules
 from tartlet.network.plug import Plug
 from tartlet.network.policy import Policy
 from tartlet.network.ruleset import removal, table_for
+from tartlet.network.targets import Way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A destination that the VM's packets did not reach."""
+
+    destination: IPv4Address
+    protocol: str
+    """`tcp`, `udp`, `icmp`, or the number of another one."""
+    port: int | None
+    """Of TCP and UDP."""
+    packets: int
+    """Since the kernel first saw one; it forgets a destination a day after the last."""
+    rule: str
+    """Which rule refuses them, as far as the policy that is in force now tells."""
 
 
 class Filter:
@@ -22,6 +41,8 @@ class Filter:
         self.plug = plug
         self._rules, self._in_force = rules, in_force
         self._turn = anyio.Lock()
+        self._seen: tuple[str, int] = ("", 0)
+        self._refused: list[Refused] = []
 
     @property
     def policy(self) -> Policy | None:
@@ -39,6 +60,50 @@ class Filter:
                 for step in policy_steps(self.plug, new, self._in_force):
                     await self._rules.load(step)
                 self._in_force = new
+
+    async def refused(self) -> list[Refused]:
+        """The destinations that this policy has refused, at most 1024 with ports and as many without.
+
+        Cheap while nothing new is refused. Raises RulesRefused, NetworkLost.
+        """
+        async with self._turn:
+            table, policy = judging_table(self.plug, self._in_force), self._in_force.policy
+            (counter,) = await self._rules.listed(f"list counter {table} refused_packets")
+            seen = (table, int(counter["counter"]["packets"]))
+            if policy is None or seen == self._seen:
+                return self._refused
+            found = [await self._rules.listed(f"list set {table} {name}") for name in ("refused", "refused_other")]
+            rules = policy.rules(Way.OUT, self.plug.gateway)
+            self._refused = [
+                Refused(
+                    destination=destination,
+                    protocol=protocol,
+                    port=port,
+                    packets=packets,
+                    rule=rules.decide(destination, port).rule,
+                )
+                for listed in found
+                for destination, protocol, port, packets in _elements(listed)
+            ]
+            self._seen = seen
+            return self._refused
+
+    async def hits(self) -> dict[str, int]:
+        """How many frames were dropped, by reason: `foreign_mac`, `false_arp`, `foreign_source`, `refused_packets`...
+
+        Raises RulesRefused, NetworkLost.
+        """
+        listed = await self._rules.listed(f"list counters table bridge {self.plug.table}")
+        return {one["counter"]["name"]: int(one["counter"]["packets"]) for one in listed if "counter" in one}
+
+
+def _elements(listed: list[dict[str, Any]]) -> Iterator[tuple[IPv4Address, str, int | None, int]]:
+    """The members of a set of refused destinations (libnftables-json(5), SET, `elem`)."""
+    for one in listed:
+        for element in one.get("set", {}).get("elem", ()):
+            address, protocol, *port = element["elem"]["val"]["concat"]
+            packets = int(element["elem"]["counter"]["packets"])
+            yield IPv4Address(address), str(protocol), int(port[0]) if port else None, packets
 
 
 @asynccontextmanager

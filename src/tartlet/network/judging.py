@@ -22,7 +22,8 @@ _AT_ONCE = 1000
 
 _ADDRESSES, _PLACES = "ipv4_addr", "ipv4_addr . inet_service"
 
-REFUSED_SETS = """set refused { type ipv4_addr . inet_proto . inet_service; flags dynamic, timeout; \
+REFUSED_SETS = """counter refused_packets { }
+    set refused { type ipv4_addr . inet_proto . inet_service; flags dynamic, timeout; \
 size 1024; timeout 1d; counter; }
     set refused_other { type ipv4_addr . inet_proto; flags dynamic, timeout; size 1024; timeout 1d; counter; }"""
 """Destinations that were refused, counted, and forgotten a day after the last packet. Further ones are only dropped."""
@@ -32,7 +33,8 @@ NAMED_SETS = """set named { type ipv4_addr; flags timeout; size 8192; }
 """Addresses of allowed domains, each for as long as its name server said."""
 
 REMEMBER = """meta l4proto { tcp, udp } update @refused { ip daddr . ip protocol . th dport counter }
-        meta l4proto != { tcp, udp } update @refused_other { ip daddr . ip protocol counter }"""
+        meta l4proto != { tcp, udp } update @refused_other { ip daddr . ip protocol counter }
+        counter name "refused_packets" drop"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ def policy_steps(plug: Plug, new: InForce, old: InForce | None = None) -> list[s
     Only the last one changes what passes. When one is refused, `old` is in force still; what the slot of `new` holds
     then is taken away by the next try.
     """
-    table = _table(plug, new)
+    table = judging_table(plug, new)
     filled, chains = _parts(plug, new)
     switch = [f"flush chain bridge {plug.table} judge", *chains, *(_taken_away(plug, old) if old else [])]
     pieces = [piece for one in filled for piece in _pieces(table, one)]
@@ -75,7 +77,8 @@ class _Set:
     elements: tuple[str, ...]
 
 
-def _table(plug: Plug, one: InForce) -> str:
+def judging_table(plug: Plug, one: InForce) -> str:
+    """The table, with its family, that holds a policy's sets and counts what it refuses."""
     directional = one.policy is not None and one.policy.directional
     return f"inet {flow_table(plug, one.slot)}" if directional else f"bridge {plug.table}"
 
@@ -179,7 +182,6 @@ def _flow_chains(plug: Plug, slot: str, outgoing: tuple[Rules, str], incoming: t
     chain refuse {{
         ip saddr != {plug.address} drop
         {REMEMBER}
-        drop
     }}{chains}
     chain sends {{
         udp sport 68 udp dport 67 accept

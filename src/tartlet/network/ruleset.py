@@ -83,13 +83,11 @@ def _bridge_table(plug: Plug) -> str:
     counter foreign_protocol {{ }}
     counter false_arp {{ }}
     counter foreign_source {{ }}
-    counter refused_packets {{ }}
     counter undelivered {{ }}
     {NAMED_SETS}
     {REFUSED_SETS}
     chain refuse {{
         {REMEMBER}
-        counter name "refused_packets" drop
     }}
     chain judge {{
         drop

@@ -20,7 +20,7 @@ from tartlet.vm.store import VmStore
 _TAIL = 256 * 1024
 """Bytes taken of each log."""
 
-_FILES = ("config.json", "last-run.json", "network.json", "run.log", "qemu.log", "serial.log")
+_FILES = ("config.json", "last-run.json", "network.json", "run.log", "qemu.log", "serial.log", "refusals.log")
 
 _SECRETS = (
     (re.compile(r"(vnc://[^:@\s]*:)[^@\s]+@"), r"\1[removed]@"),

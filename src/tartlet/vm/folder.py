@@ -86,6 +86,11 @@ class VmFolder:
         """What the guest wrote to its serial console during the last run."""
         return self.path / "serial.log"
 
+    @property
+    def refusals_log_path(self) -> Path:
+        """What the network's filter refused the guest during the last run: `network.refusals` tells the format."""
+        return self.path / "refusals.log"
+
     @contextmanager
     def opened(self) -> Generator[int]:
         """A descriptor of the folder, which means this VM even when it is renamed. Raises OSError."""

@@ -36,6 +36,7 @@ def request_for(vm: VmFolder, config: VmConfig, options: RunOptions) -> AttachRe
         block=options.net_softnet_block,
         expose=options.net_softnet_expose,
         control_descriptor=options.net_softnet_control_fd,
+        refusals=vm.refusals_log_path,
         forwards=(Forward(port=SCREEN_SHARING, guest_port=SCREEN_SHARING),) if options.vnc else (),
         keep=record.read(vm.path) if vm.state() is VmState.SUSPENDED else None,
     )

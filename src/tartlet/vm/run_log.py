@@ -54,7 +54,7 @@ def begun_log(vm: VmFolder, tell: Callable[[str], None]) -> Generator[RunLog]:
     Raises FileTrouble.
     """
     anew = 0 if os.path.lexists(vm.state_path) else os.O_TRUNC
-    for path in (vm.run_log_path, vm.qemu_log_path, vm.serial_log_path):
+    for path in (vm.run_log_path, vm.qemu_log_path, vm.serial_log_path, vm.refusals_log_path):
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | anew | os.O_CLOEXEC, 0o600))
         except OSError as exc:

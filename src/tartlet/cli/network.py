@@ -1,0 +1,8 @@
+"""`tart network`: what has to do with the network of VMs and is no matter of one run."""
+
+from __future__ import annotations
+
+from tartlet.cli.network_log import log
+from tartlet.cli.words import VerbGroup
+
+command = VerbGroup("network", "Look after the network of VMs.", [log])
