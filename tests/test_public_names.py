@@ -26,6 +26,7 @@ PUBLIC = {
     "tartlet.image.reference": {"ImageName"},
     "tartlet.image.secret": {"Credentials"},
     "tartlet.image.sign_in": {"CredentialStore", "InvalidCredentials", "log_in", "log_out"},
+    "tartlet.network.refusals": {"Refusal"},
     "tartlet.settings": {"Settings"},
     "tartlet.version": {"__version__"},
     "tartlet.vm.change": {"Changes", "change"},

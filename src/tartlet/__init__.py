@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tartlet.image.reference import ImageName
     from tartlet.image.secret import Credentials
     from tartlet.image.sign_in import CredentialStore, InvalidCredentials, log_in, log_out
+    from tartlet.network.refusals import Refusal
     from tartlet.settings import Settings
     from tartlet.version import __version__
     from tartlet.vm.change import Changes, change
@@ -56,6 +57,7 @@ _MODULES = {
     "image.reference": ("ImageName",),
     "image.secret": ("Credentials",),
     "image.sign_in": ("CredentialStore", "InvalidCredentials", "log_in", "log_out"),
+    "network.refusals": ("Refusal",),
     "settings": ("Settings",),
     "version": ("__version__",),
     "vm.change": ("Changes", "change"),
@@ -105,6 +107,7 @@ __all__ = [
     "Pulled",
     "PushOptions",
     "Pushed",
+    "Refusal",
     "RunOptions",
     "RunningVm",
     "Settings",

@@ -205,6 +205,20 @@ async def test_without_a_policy_a_vm_reaches_everything_under_its_own_name_only(
         assert lab.places(frames) == expected
 
 
+async def test_a_vm_is_delivered_arp_and_ipv4_only() -> None:
+    frames = {
+        "ipv4": ethernet(OTHER_MAC, GATEWAY_MAC, IPV4, ipv4("10.0.0.5", OTHER, UDP, udp(1, 2, b"<ipv4>"))),
+        "arp": ethernet(BROADCAST, GATEWAY_MAC, ARP, arp(GATEWAY_MAC, GATEWAY, OTHER) + b"<arp>"),
+        "ipv6": ethernet(OTHER_MAC, GATEWAY_MAC, IPV6, b"\x60" + bytes(39) + b"<ipv6>"),
+        "own type": ethernet(BROADCAST, GATEWAY_MAC, 0x88B5, b"<own type>"),
+    }
+    async with laid_out(Policy(), Policy()) as lab:
+        for frame in frames.values():
+            lab.heard_at["bridge"].send(frame)
+        heard = lab.places({name: [] for name in frames})
+        assert {name for name, places in heard.items() if "neighbour" in places} == {"ipv4", "arp"}
+
+
 async def test_a_vm_without_a_table_is_mute() -> None:
     async with laid_out(None, None) as lab:
         assert lab.places({"8.8.8.8": [udp_frame("8.8.8.8", "8.8.8.8")]}) == {"8.8.8.8": FORWARDED}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -68,8 +68,7 @@ class Filter:
         """
         async with self._turn:
             table, policy = judging_table(self.plug, self._in_force), self._in_force.policy
-            (counter,) = await self._rules.listed(f"list counter {table} refused_packets")
-            seen = (table, int(counter["counter"]["packets"]))
+            seen = (table, (await self._counted(table, ("refuse",)))["refused_packets"])
             if policy is None or seen == self._seen:
                 return self._refused
             found = [await self._rules.listed(f"list set {table} {name}") for name in ("refused", "refused_other")]
@@ -93,8 +92,23 @@ class Filter:
 
         Raises RulesRefused, NetworkLost.
         """
-        listed = await self._rules.listed(f"list counters table bridge {self.plug.table}")
-        return {one["counter"]["name"]: int(one["counter"]["packets"]) for one in listed if "counter" in one}
+        return await self._counted(f"bridge {self.plug.table}", ("from_vm", "arp_vm", "ip_vm", "refuse"))
+
+    async def _counted(self, table: str, chains: Iterable[str]) -> dict[str, int]:
+        """The counters of rules, by comment. Named counters would do, but nft 1.0.6 reads all tables to show one."""
+        counted: dict[str, int] = {}
+        for chain in chains:
+            for one in await self._rules.listed(f"list chain {table} {chain}"):
+                for name, packets in _counters(one):
+                    counted[name] = counted.get(name, 0) + packets
+        return counted
+
+
+def _counters(listed: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """The comment and the counter of a rule that has both (libnftables-json(5), RULE)."""
+    rule = listed.get("rule", {})
+    if "comment" in rule:
+        yield from ((rule["comment"], int(part["counter"]["packets"])) for part in rule["expr"] if "counter" in part)
 
 
 def _elements(listed: list[dict[str, Any]]) -> Iterator[tuple[IPv4Address, str, int | None, int]]:

@@ -22,8 +22,7 @@ _AT_ONCE = 1000
 
 _ADDRESSES, _PLACES = "ipv4_addr", "ipv4_addr . inet_service"
 
-REFUSED_SETS = """counter refused_packets { }
-    set refused { type ipv4_addr . inet_proto . inet_service; flags dynamic, timeout; \
+REFUSED_SETS = """set refused { type ipv4_addr . inet_proto . inet_service; flags dynamic, timeout; \
 size 1024; timeout 1d; counter; }
     set refused_other { type ipv4_addr . inet_proto; flags dynamic, timeout; size 1024; timeout 1d; counter; }"""
 """Destinations that were refused, counted, and forgotten a day after the last packet. Further ones are only dropped."""
@@ -34,7 +33,7 @@ NAMED_SETS = """set named { type ipv4_addr; flags timeout; size 8192; }
 
 REMEMBER = """meta l4proto { tcp, udp } update @refused { ip daddr . ip protocol . th dport counter }
         meta l4proto != { tcp, udp } update @refused_other { ip daddr . ip protocol counter }
-        counter name "refused_packets" drop"""
+        counter drop comment \"refused_packets\""""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

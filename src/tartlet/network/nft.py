@@ -24,8 +24,11 @@ from tartlet.network.attachment import NetworkLost
 log = logging.getLogger(__name__)
 
 GRACE = 2.0
-_QUESTION = b"list quotas ip6\n"
-"""Answered by a line with the version and nothing else: the sign that all before it is done."""
+_NOWHERE = "/nowhere/tart-is-done"
+"""A file that does not exist. Being told so, which asks nothing of the kernel, is the sign that all before it is done.
+
+After the line that names it come one with the command and one that points into it.
+"""
 
 
 class RulesRefused(UserError):
@@ -77,15 +80,15 @@ class Rules:
             async with self._turn:
                 self._write(text)
                 told, objects = "", list[dict[str, Any]]()
-                await self._send(f'include "/proc/self/fd/{self._memory}"\n'.encode() + _QUESTION)
+                await self._send(f'include "/proc/self/fd/{self._memory}"\ninclude "{_NOWHERE}"\n'.encode())
                 while (line := await self._line()) is not None:
-                    found = _objects(line)
-                    if found is None:
-                        told += line
-                    elif found:
-                        objects += found
-                    else:
+                    if line.endswith(f"{_NOWHERE}\n"):
+                        await self._line()
+                        await self._line()
                         return told, objects
+                    found = _objects(line)
+                    told += line if found is None else ""
+                    objects += found or []
         raise _ended(await self._process.wait())
 
     def _write(self, text: str) -> None:

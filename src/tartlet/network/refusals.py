@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,15 +68,16 @@ async def recorded(filter_: Filter, path: Path | None) -> AsyncGenerator[None]:
     if path is None:
         yield
         return
-    book = _Book(path)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_keep, filter_, book)
-        try:
-            yield
-        finally:
-            tasks.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await _look(filter_, book)
+    with path.open("ab", buffering=0) as file:  # opened once: the VM's folder may be renamed while it runs
+        book = _Book(file)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_keep, filter_, book)
+            try:
+                yield
+            finally:
+                tasks.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await _look(filter_, book)
 
 
 async def _keep(filter_: Filter, book: _Book) -> None:
@@ -96,8 +98,8 @@ async def _look(filter_: Filter, book: _Book) -> None:
 class _Book:
     """The log of one VM, and the counts that are in it already."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
         self._counts: dict[Key, int] = {}
 
     def add(self, found: Iterable[Refused]) -> None:
@@ -112,7 +114,8 @@ class _Book:
         ]
         self._counts = {key: one.packets for key, one in counts.items()}
         if lines:
-            self._append("\n".join(lines) + "\n")
+            self._file.write(("\n".join(lines) + "\n").encode())
+            shorten(f"/proc/self/fd/{self._file.fileno()}", MOST)
 
     def _refusal(self, now: str, one: Refused, packets: int) -> Refusal:
         return Refusal(
@@ -123,11 +126,6 @@ class _Book:
             packets=packets,
             rule=one.rule,
         )
-
-    def _append(self, text: str) -> None:
-        with self._path.open("a") as file:
-            file.write(text)
-        shorten(self._path, MOST)
 
 
 async def logged(path: Path, more_to_come: Callable[[], bool]) -> AsyncGenerator[Refusal]:
