@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,10 +19,11 @@ import pytest
 
 from leftovers import process_ids
 from namespaces import UPLINK_ADDRESS
-from tap_guest import ACK, TapGuest, arp_frame
+from tap_guest import ACK, TapGuest, arp_frame, udp_frame
 from tartlet.errors import InvalidArgument
 from tartlet.network.attachment import Attachment, AttachRequest, BackendUnusable, NetworkMode
 from tartlet.network.loopback import PortTaken
+from tartlet.network.refusals import logged
 from tartlet.network.userns import Userns
 from vm_lab import is_child, words_of
 
@@ -120,6 +122,8 @@ async def test_guests_meet_only_where_both_are_open(first: AttachRequest, second
         own, target = str(one.record.guest_address), str(other.record.guest_address)
         sender.send(arp_frame(sender.mac, 1, own, target))
         assert any(frame[6:12] == sender.mac for frame in hearer.frames(0.5)) is meet
+        sender.send(udp_frame(sender.mac, hearer.mac, own, target, 5555, PORT, b"directly"))
+        assert any(b"directly" in frame for frame in hearer.frames(0.5)) is meet
         router = NEIGHBOUR_GATEWAY if first.mode is NetworkMode.HOST else GATEWAY
         assert sender.hardware_of(own, router) is not None
         sender.reaches(own, router, target, PORT, within=0.1)  # by the router's hardware address
@@ -136,6 +140,19 @@ async def test_an_exposed_port_is_there_for_everybody_who_reaches_the_host() -> 
         with pytest.raises(PortTaken, match="8022"):
             async with Userns().attach(asking(2, NetworkMode.SOFTNET, expose="8022:80")):
                 pass
+
+
+async def test_what_a_guest_is_refused_is_written_down(tmp_path: Path) -> None:
+    request = replace(asking(1, NetworkMode.SOFTNET, block="8.0.0.0/8"), refusals=tmp_path / "refusals.log")
+    async with guest(request) as (attachment, tap):
+        own = str(attachment.record.guest_address)
+        assert not tap.reaches(own, GATEWAY, "8.8.8.8", 443, within=0.1)
+        assert not tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT, within=0.1)
+    found = [one async for one in logged(tmp_path / "refusals.log", lambda: False)]
+    assert {(one.destination, one.protocol, one.port, one.packets, one.rule) for one in found} == {
+        ("8.8.8.8", "udp", 443, 1, "block 8.0.0.0/8"),
+        (UPLINK_ADDRESS, "udp", PORT, 1, "default: 192.0.2.0/24 is private"),
+    }
 
 
 async def test_a_rule_that_is_none_is_wrong_usage() -> None:

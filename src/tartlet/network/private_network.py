@@ -22,6 +22,9 @@ from tartlet.network.ruleset import TAP_PREFIX
 
 _UPLINK_SECONDS = 3.0
 _SYSTEM = (("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/disable_ipv6", "1"))
+_BRIDGED_AS_ROUTED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+"""Whether frames between guests meet the rules for routed packets too, as they do where br_netfilter is loaded."""
+
 _ROUTES = Path("/proc/thread-self/net/route")
 _HOST_ONLY_WISHES = [IPv4Network(f"192.168.{number}.0/24") for number in range(128, 192)]
 
@@ -118,3 +121,5 @@ def _prepare() -> None:
     links.batch("ip", "link set lo up")
     for setting, value in _SYSTEM:
         Path("/proc/sys", setting).write_text(value)
+    if _BRIDGED_AS_ROUTED.exists():
+        _BRIDGED_AS_ROUTED.write_text("0")  # else guests that may meet could exchange ARP and nothing more

@@ -37,6 +37,7 @@ from tartlet.network.loopback import Doorway, PortTaken
 from tartlet.network.nft import Rules, kernel_rules
 from tartlet.network.policy import Policy
 from tartlet.network.record import NetworkRecord
+from tartlet.network.refusals import recorded
 
 NAME = "userns"
 _PROGRAMS = (
@@ -97,6 +98,7 @@ class Userns:
             rules = await held.enter_async_context(kernel_rules(place.entering))
             inside = replace(policy, expose=()) if policy else None  # exposed ports are doors of the host's network
             standing = await held.enter_async_context(filtered(rules, place.plug, inside))
+            await held.enter_async_context(recorded(standing, request.refusals if policy else None))
             await held.enter_async_context(controlled(request.control_descriptor, standing, line.isolate))
             ways = [(listener, partial(_reached, line, place.address, port)) for listener, port in doors]
             await held.enter_async_context(beside(*(partial(splice.serve, *way) for way in ways)))
