@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import dns.message
 import pytest
 
 from leftovers import process_ids
@@ -153,6 +154,19 @@ async def test_what_a_guest_is_refused_is_written_down(tmp_path: Path) -> None:
         ("8.8.8.8", "udp", 443, 1, "block 8.0.0.0/8"),
         (UPLINK_ADDRESS, "udp", PORT, 1, "default: 192.0.2.0/24 is private"),
     }
+
+
+async def test_questions_for_names_are_answered_while_only_names_are_allowed() -> None:
+    asked = dns.message.make_query("tiny1.tart.internal", "A")
+    async with guest(asking(1, NetworkMode.SOFTNET, "github.com", "0.0.0.0/0")) as (attachment, tap):
+        own = str(attachment.record.guest_address)
+        router = tap.hardware_of(own, GATEWAY)
+        assert router is not None
+        tap.send(udp_frame(tap.mac, router, own, GATEWAY, 5555, 53, asked.to_wire()))
+        heard = (frame[42:] for frame in tap.frames(3) if frame[36:38] == (5555).to_bytes(2, "big"))
+        answer = dns.message.from_wire(await anyio.to_thread.run_sync(lambda: next(heard)))
+        assert asked.is_response(answer)
+        assert [line.split()[-1] for records in answer.answer for line in records.to_text().splitlines()] == [own]
 
 
 async def test_a_rule_that_is_none_is_wrong_usage() -> None:

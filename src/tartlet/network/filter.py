@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator
+import time
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -11,12 +12,16 @@ from typing import Any
 import anyio
 
 from tartlet.network.attachment import NetworkLost
-from tartlet.network.judging import InForce, judging_table, policy_steps
+from tartlet.network.dns_answers import Found
+from tartlet.network.judging import InForce, judging_table, names_input, policy_steps
 from tartlet.network.nft import Rules
 from tartlet.network.plug import Plug
 from tartlet.network.policy import Policy
 from tartlet.network.ruleset import removal, table_for
-from tartlet.network.targets import Way
+from tartlet.network.targets import Ports, Way
+
+SLACK = 30
+"""Seconds that an address of a name stays open for longer than its name server says: guests keep answers too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,8 @@ class Filter:
         self.plug = plug
         self._rules, self._in_force = rules, in_force
         self._turn = anyio.Lock()
+        self._names: dict[tuple[str, IPv4Address], float] = {}
+        """When an address of a name is to be forgotten, on the monotonic clock."""
         self._seen: tuple[str, int] = ("", 0)
         self._refused: list[Refused] = []
 
@@ -57,9 +64,41 @@ class Filter:
         async with self._turn:
             new = self._in_force.followed_by(policy)
             with anyio.CancelScope(shield=True):  # else nobody would know which of the two is in force
-                for step in policy_steps(self.plug, new, self._in_force):
+                *prepared, switch = policy_steps(self.plug, new, self._in_force)
+                for step in prepared:
                     await self._rules.load(step)
+                await self._rules.load(f"{switch}\n{self._opened(new, self._names)}")
                 self._in_force = new
+
+    async def learn(self, name: str, found: Iterable[Found]) -> None:
+        """Open the way to the addresses that a name has, as far as the policy allows it: when this returns, it is open.
+
+        Addresses that are not public stay closed. Raises RulesRefused, NetworkLost.
+        """
+        now = time.monotonic()
+        async with self._turn:
+            self._names = {key: end for key, end in self._names.items() if end > now}
+            new = {
+                (name, one.address): end
+                for one in found
+                if (end := now + one.seconds + SLACK) > self._names.get((name, one.address), 0) + SLACK / 2
+            }
+            if opened := self._opened(self._in_force, new):
+                await self._rules.load(opened)
+            self._names |= new
+
+    def _opened(self, one: InForce, names: Mapping[tuple[str, IPv4Address], float]) -> str:
+        if one.policy is None:
+            return ""
+        rules, now = one.policy.rules(Way.OUT, self.plug.gateway), time.monotonic()
+        longest: dict[tuple[IPv4Address, Ports | None], int] = {}  # two names may share an address
+        for (name, address), end in [*self._names.items(), *names.items()]:
+            seconds = int(end - now)
+            for target in rules.named(name, address) if seconds > 0 else ():
+                key = (address, target.ports)
+                longest[key] = max(seconds, longest.get(key, 0))
+        wanted = {address for _, address in names}
+        return names_input(self.plug, one, ((*key, seconds) for key, seconds in longest.items() if key[0] in wanted))
 
     async def refused(self) -> list[Refused]:
         """The destinations that this policy has refused, at most 1024 with ports and as many without.

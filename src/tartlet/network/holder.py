@@ -105,7 +105,7 @@ class Holder:
                 case "isolate":
                     self._isolate(connection, message)
                 case _:
-                    with self._network.new_socket() as new:
+                    with self._network.new_socket(socket.SocketKind(message["kind"])) as new:
                         wire.send(connection, {}, [new.fileno()])
         except UserError as exc:
             wire.send(connection, {"error": str(exc), "hint": exc.hint})

@@ -8,9 +8,9 @@ net.core.wmem_default, about 200 KiB, to the kernel at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from tartlet.network.flatten import open_ranges, port_levels
 from tartlet.network.plug import Plug
@@ -28,8 +28,10 @@ size 1024; timeout 1d; counter; }
 """Destinations that were refused, counted, and forgotten a day after the last packet. Further ones are only dropped."""
 
 NAMED_SETS = """set named { type ipv4_addr; flags timeout; size 8192; }
-    set named_ports { type ipv4_addr . inet_service; flags interval, timeout; size 8192; }"""
-"""Addresses of allowed domains, each for as long as its name server said."""
+    set named_ports { type ipv4_addr . inet_service; flags interval, timeout; size 8192; }
+    set in_use { type ipv4_addr; flags dynamic, timeout; size 8192; timeout 10m; }
+    set in_use_ports { type ipv4_addr . inet_service; flags dynamic, timeout; size 8192; timeout 10m; }"""
+"""Addresses of allowed names, each for as long as its name server said; and those in use, until they rest so long."""
 
 REMEMBER = """meta l4proto { tcp, udp } update @refused { ip daddr . ip protocol . th dport counter }
         meta l4proto != { tcp, udp } update @refused_other { ip daddr . ip protocol counter }
@@ -56,7 +58,8 @@ def policy_steps(plug: Plug, new: InForce, old: InForce | None = None) -> list[s
     """
     table = judging_table(plug, new)
     filled, chains = _parts(plug, new)
-    switch = [f"flush chain bridge {plug.table} judge", *chains, *(_taken_away(plug, old) if old else [])]
+    emptied = (f"flush set bridge {plug.table} {name}" for name in ("named", "named_ports", "in_use", "in_use_ports"))
+    switch = [f"flush chain bridge {plug.table} judge", *emptied, *chains, *(_taken_away(plug, old) if old else [])]
     pieces = [piece for one in filled for piece in _pieces(table, one)]
     cleared = [*_cleared(plug, new), *(_empty(table, one) for one in filled)]
     if sum(len(one.elements) for one in filled) <= _AT_ONCE:
@@ -112,19 +115,41 @@ def _sets(rules: Rules, prefix: str) -> list[_Set]:
 
 def _judging(rules: Rules, address: str, port: str, prefix: str) -> Iterator[str]:
     """The rules of a chain that decides by the VM's peer: elements with ports before those without."""
-    domains = [target for target in rules.allow if target.domain]
     ported = f"meta l4proto {{ tcp, udp }} {address} . {port}"
-    if any(target.ports for target in domains):
-        yield f"{ported} @named_ports accept"
-    for level in port_levels(rules):
+    named_ports = _by_name(rules, ported, f"{address} . {port}", "_ports")
+    levels = port_levels(rules)
+    if not levels or levels[0].length != 32:
+        yield from named_ports
+    for level in levels:
         if level.blocked:
             yield f"{ported} @{prefix}_{level.length}_shut goto refuse"
+        if level.length == 32:  # a name is as good as a single address, and a block of just that address wins
+            yield from named_ports
         if level.allowed:
             yield f"{ported} @{prefix}_{level.length}_open accept"
-    if any(not target.ports for target in domains):
-        yield f"{address} @named accept"
+    yield from _by_name(rules, address, address, "")
     yield f"{address} @{prefix} accept"
     yield "goto refuse"
+
+
+def _by_name(rules: Rules, matched: str, key: str, suffix: str) -> list[str]:
+    """The rules for allowed names, with or without ports. An address in use stays reachable after its name's time."""
+    if not any(target.domain and bool(target.ports) is bool(suffix) for target in rules.allow):
+        return []
+    kept = f"update @in_use{suffix} {{ {key} }} accept"
+    return [f"{matched} @named{suffix} {kept}", f"{matched} @in_use{suffix} {kept}", f"{matched} @named{suffix} accept"]
+
+
+def names_input(plug: Plug, one: InForce, names: Iterable[tuple[IPv4Address, Ports | None, int]]) -> str:
+    """The input that opens the way to addresses of allowed names for some seconds each, or for longer than before."""
+    table = judging_table(plug, one)
+    lines: list[str] = []
+    for address, ports, seconds in names:
+        where, element = (f"{table} named_ports", f"{address} . {ports}") if ports else (f"{table} named", f"{address}")
+        # Added, so that it can be removed: an element that is there already would keep its old time.
+        lines += [f"add element {where} {{ {element} }}", f"delete element {where} {{ {element} }}"]
+        lines.append(f"add element {where} {{ {element} timeout {seconds}s }}")
+    return "\n".join(lines)
 
 
 def _places(members: Sequence[tuple[IPv4Network, Ports]]) -> tuple[str, ...]:
@@ -164,8 +189,8 @@ def _pieces(table: str, one: _Set) -> list[str]:
 def _flow_chains(plug: Plug, slot: str, outgoing: tuple[Rules, str], incoming: tuple[Rules, str]) -> str:
     """Every packet is judged by the rules of the side that started its flow, so a new policy rules old flows too.
 
-    Packets from the VM are seen before addresses are translated, those to it afterwards: both name the VM's own
-    address and port. What conntrack cannot place has no direction and is dropped.
+    Packets from the VM are seen before addresses are translated, those to it after all of that: both name the VM's own
+    address and port, and the peer as the VM knows it. What conntrack cannot place has no direction and is dropped.
     """
     chains = "".join(
         f"\n    chain {name} {{\n        " + "\n        ".join(_judging(rules, address, port, prefix)) + "\n    }"
@@ -201,7 +226,7 @@ def _flow_chains(plug: Plug, slot: str, outgoing: tuple[Rules, str], incoming: t
         ip saddr {plug.address} iifname "{plug.bridge}" goto sends
     }}
     chain to_vm {{
-        type filter hook postrouting priority 50; policy accept;
+        type filter hook postrouting priority 150; policy accept;
         ip daddr {plug.address} oifname "{plug.bridge}" goto receives
     }}
 }}"""

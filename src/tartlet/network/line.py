@@ -101,10 +101,10 @@ class Line:
         """Whether this VM exchanges nothing with other isolated ones. Raises Refused, Hangup."""
         await self._asked({"do": "isolate", "isolated": isolated})
 
-    async def new_socket(self) -> socket.socket:
-        """A TCP socket that connects in the network. Raises OSError."""
+    async def new_socket(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+        """A TCP or UDP socket of the network. Raises OSError."""
         try:
-            _, (descriptor,) = await self._asked({"do": "socket"})
+            _, (descriptor,) = await self._asked({"do": "socket", "kind": kind.value})
         except (Hangup, Refused) as exc:
             raise OSError(errno.ENETUNREACH, f"no socket in the network: {exc}") from exc
         return socket.socket(fileno=descriptor)

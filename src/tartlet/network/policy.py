@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from tartlet.errors import InvalidArgument
+from tartlet.network.dns_answers import covers
 from tartlet.network.targets import Ports, Target, Way, targets
 
 EVERYTHING = IPv4Network("0.0.0.0/0")
@@ -128,7 +129,7 @@ class Rules:
         """What happens to a packet between the VM and `address`.
 
         `port` is the TCP or UDP port that the flow goes to, None for other protocols. `names` are the addresses that
-        allowed domains have at the moment. This is the definition; the kernel's rules are compiled and tested against
+        names have at the moment. This is the definition; the kernel's rules are compiled and tested against
         it.
         """
         matches = [
@@ -140,6 +141,23 @@ class Rules:
             return self._default(address)
         _, _, blocked, target = max(matches, key=lambda match: match[:3])
         return Decision(passes=not blocked, rule=f"{'block' if blocked else 'allow'} {target}")
+
+    def named(self, name: str, address: IPv4Address) -> list[Target]:
+        """The elements by which a name opens the way to an address that it has.
+
+        None for an address that is not public: whoever answers for a name must not open a private network with it.
+        And none that an element for just this address blocks.
+        """
+        if address == self.gateway or address.is_multicast or not self._default(address).passes:
+            return []
+        names = {name: [address]}
+        return [
+            target
+            for target in self.allow
+            if target.domain
+            and covers(target.domain, name)
+            and (target.ports or self.decide(address, names=names).passes)
+        ]
 
     def networks(self, rules: Iterable[Target]) -> list[IPv4Network]:
         """The networks of those that name no ports; `@host` is the gateway's."""
@@ -170,7 +188,11 @@ class Rules:
             return []
         network = self.network(target)
         if network is None:
-            return [32] if address in names.get(target.domain or "", ()) else []
+            return (
+                [32]
+                if any(address in found for name, found in names.items() if covers(target.domain or "", name))
+                else []
+            )
         return [network.prefixlen] if address in network else []
 
     def _default(self, address: IPv4Address) -> Decision:

@@ -93,9 +93,9 @@ class PrivateNetwork:
         """A descriptor that stands for the network namespace."""
         return self._inside.descriptor
 
-    def new_socket(self) -> socket.socket:
-        """A TCP socket that connects inside, whoever uses it."""
-        return self._inside.do(socket.socket, socket.AF_INET, socket.SOCK_STREAM)
+    def new_socket(self, kind: socket.SocketKind) -> socket.socket:
+        """A TCP or UDP socket that connects inside, whoever uses it."""
+        return self._inside.do(socket.socket, socket.AF_INET, kind)
 
     def _host_only(self) -> Fabric:
         if (made := self._fabrics.get("tart1")) is not None:

@@ -32,8 +32,19 @@ def table_for(plug: Plug, policy: Policy | None) -> list[str]:
 def removal(plug: Plug) -> str:
     """Takes away all that `table_for` and `policy_steps` made; the guard then drops what still comes from the tap."""
     flows = (f"inet {flow_table(plug, slot)}" for slot in ("a", "b"))
-    tables = (f"bridge {plug.table}", f"inet {plug.table}", *flows)
+    tables = (f"bridge {plug.table}", f"inet {plug.table}", f"inet {plug.table}_names", *flows)
     return "\n".join(f"add table {table} {{ flags owner; }}\ndelete table {table}" for table in tables)
+
+
+def name_server_table(plug: Plug, port: int) -> str:
+    """Leads the VM's questions to the gateway's DNS to another UDP port of the gateway. `removal` takes it away."""
+    return f"""table inet {plug.table}_names {{
+    flags owner;
+    chain asking {{
+        type nat hook prerouting priority dstnat; policy accept;
+        iifname "{plug.bridge}" ip saddr {plug.address} ip daddr {plug.gateway} udp dport 53 redirect to :{port}
+    }}
+}}"""
 
 
 def base_table(bridge: str, subnet: IPv4Network, *, host_only: bool = False) -> str:

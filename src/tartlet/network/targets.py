@@ -17,7 +17,7 @@ _ELEMENT = re.compile(r"(?:(?P<way>in|out) +)?(?P<target>[^\s:]*)(?::(?P<ports>[
 _CIDR = re.compile(r"(?P<address>[0-9.]+)/(?P<length>[0-9]{1,2})", re.ASCII)
 _PORTS = re.compile(r"(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?", re.ASCII)
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
-_DOMAIN = re.compile(rf"(?:{_LABEL}\.)+(?=[a-z0-9-]*[a-z]){_LABEL}")
+_DOMAIN = re.compile(rf"(?:\*\.)?(?:{_LABEL}\.)+(?=[a-z0-9-]*[a-z]){_LABEL}")
 
 
 class Way(StrEnum):
@@ -48,7 +48,7 @@ class Target:
 
     network: IPv4Network | None = None
     domain: str | None = None
-    """In lower case, without a dot at its end."""
+    """In lower case, without a dot at its end; `*.` before it means all names below it, and not the name itself."""
     ports: Ports | None = None
     """None covers every protocol; with ports only TCP and UDP to them are covered."""
     way: Way = Way.BOTH

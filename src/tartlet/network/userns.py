@@ -34,6 +34,7 @@ from tartlet.network.control import controlled
 from tartlet.network.filter import filtered
 from tartlet.network.line import Line, Place, joined
 from tartlet.network.loopback import Doorway, PortTaken
+from tartlet.network.name_watch import names_watched
 from tartlet.network.nft import Rules, kernel_rules
 from tartlet.network.policy import Policy
 from tartlet.network.record import NetworkRecord
@@ -98,6 +99,9 @@ class Userns:
             rules = await held.enter_async_context(kernel_rules(place.entering))
             inside = replace(policy, expose=()) if policy else None  # exposed ports are doors of the host's network
             standing = await held.enter_async_context(filtered(rules, place.plug, inside))
+            if policy and (policy.domains or request.control_descriptor is not None):  # there may be some later
+                guests, servers = [held.enter_context(await line.new_socket(socket.SOCK_DGRAM)) for _ in range(2)]
+                await held.enter_async_context(names_watched(standing, rules, guests, servers))
             await held.enter_async_context(recorded(standing, request.refusals if policy else None))
             await held.enter_async_context(controlled(request.control_descriptor, standing, line.isolate))
             ways = [(listener, partial(_reached, line, place.address, port)) for listener, port in doors]

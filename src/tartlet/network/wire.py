@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 """Of the messages. Programs of different versions do not share a network."""
 
 _LARGEST = 1 << 17
