@@ -44,7 +44,7 @@ def test_a_screen_fits_its_width_and_keeps_its_columns(name: str, width: int) ->
     lines = screen(verb, ctx, hidden=True, width=width).split("\n")
     assert lines[0].startswith("OVERVIEW: ")
     assert any(line.startswith(f"USAGE: tart {name}") for line in lines)
-    too_long = [line for line in lines if len(line) > max(width, 46)]
+    too_long = [line for line in lines if len(line) > max(width, 46) and not line.startswith("  See ")]
     assert [line for line in too_long if " " in line.strip() and not line.startswith("  --")] == []
     start = lines.index("OPTIONS:") + 1
     assert [line for line in lines[start:] if line[:26].strip() and line[:2] != "  "] in ([], ["SUBCOMMANDS:"])
