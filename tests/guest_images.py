@@ -23,6 +23,7 @@ from tartlet.build.emulation import CannotEmulate
 from tartlet.build.requirements import CannotBuild
 from tartlet.build.root_folder import PackagesFailed
 from tartlet.build.sandbox import NoNamespace
+from tartlet.hypervisor.shared_folder import SharedFolder
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tartlet-tests" / "distros"
 
@@ -67,7 +68,9 @@ class DebianMachine:
 
 
 @contextmanager
-def debian_machine(folder: Path, disk: Path, *extra: str) -> Generator[DebianMachine]:
+def debian_machine(
+    folder: Path, disk: Path, *extra: str, folders: Sequence[SharedFolder] = ()
+) -> Generator[DebianMachine]:
     """Boot the amd64 guest on the qcow2 or raw disk `disk` for the length of the block. Skips without QEMU and OVMF."""
     program = shutil.which("qemu-system-x86_64")
     if program is None or not FIRMWARE.exists():
@@ -76,9 +79,10 @@ def debian_machine(folder: Path, disk: Path, *extra: str) -> Generator[DebianMac
     shutil.copyfile(FIRMWARE_VARIABLES, variables)
     ours, theirs = socket.socketpair()
     with ours, (folder / "qemu.log").open("wb") as log:
-        words = _words(variables, serial_log, theirs.fileno(), disk)
+        words = [*_words(variables, serial_log, theirs.fileno(), disk), *_sharing(folders), *extra]
+        inherited = [theirs.fileno(), *(descriptor for shared in folders for descriptor in shared.descriptors())]
         process = subprocess.Popen(
-            [program, *words, *extra], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            [program, *words], pass_fds=inherited, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         theirs.close()
         ours.settimeout(120)
@@ -94,6 +98,13 @@ def overlay_on(disk: Path, target: Path, size: str) -> Path:
     words: Sequence[str] = ("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(disk), str(target), size)
     subprocess.run(words, check=True)
     return target
+
+
+def _sharing(folders: Sequence[SharedFolder]) -> list[str]:
+    if not folders:
+        return []
+    memory = ["-object", "memory-backend-memfd,id=shared,size=1024M,share=on", "-machine", "memory-backend=shared"]
+    return [*memory, *(word for shared in folders for word in shared.words())]
 
 
 def _words(variables: Path, serial_log: Path, agent: int, disk: Path) -> list[str]:
