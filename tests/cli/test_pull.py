@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from command import TART, Called, surroundings, tart, tart_beside
-from file_systems import file_system
+from disk_files import mounted
 from pulls import PIECE, blobs_got, cache_of, cached_disk, named, same
 from pushed_images import pushed
 from registries import Fault, Front
@@ -92,6 +92,33 @@ async def test_an_image_that_is_not_there_and_a_registry_that_does_not_answer(be
     assert "Traceback" not in called.err
 
 
+async def test_a_bad_line_is_mended(repository: Repository, disk: Path, before: Front, home: Path) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    before.faults += [
+        Fault("GET", "/manifests/", status=503, headers={"Retry-After": "0"}),
+        Fault("GET", "/blobs/", times=3, cut_after=100_000),
+        Fault("GET", "/blobs/", times=2, status=429, headers={"Retry-After": "0"}),
+        Fault("GET", "/blobs/", change=lambda body: b"x" + body[1:]),
+    ]
+    called = await tart_beside(home, "pull", "--insecure", named(repository))
+    assert (called.code, called.err) == (0, "")
+    assert same(cached_disk(home, named(repository)), disk)
+    assert [fault.times for fault in before.faults] == [0, 0, 0, 0]
+
+
+async def test_a_registry_that_wants_a_login(repository: Repository, disk: Path, before: Front, home: Path) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    before.auth, before.token_life = "bearer", 0.3  # it ends in the middle of the pull
+    words = ("pull", "--insecure", named(repository))
+    refused = await tart_beside(home, *words, HOME=str(home))
+    assert refused.code == 1
+    assert "tart login" in refused.err
+    secret = {"TART_REGISTRY_USERNAME": "alice", "TART_REGISTRY_PASSWORD": "s3cr:t"}
+    called = await tart_beside(home, *words, HOME=str(home), **secret)
+    assert (called.code, called.err) == (0, "")
+    assert "s3cr:t" not in called.out
+
+
 async def test_ctrl_c_says_that_nothing_is_lost(repository: Repository, disk: Path, before: Front, home: Path) -> None:
     await pushed(repository, "one", disk, piece=PIECE)
     late = read_manifest(await repository.manifest("one")).layers[14]
@@ -159,7 +186,7 @@ async def test_a_full_disk_says_so_and_more_room_lets_the_pull_go_on(
 ) -> None:
     await pushed(repository, "one", disk, piece=PIECE)
     name = named(repository)
-    with file_system(tmp_path, 24 * MIB) as point:
+    with mounted(tmp_path / "small.img", 24 * MIB, "mkfs.ext4", "-q", "-m", "0") as point:
         (point / "filler").write_bytes(bytes(11 * MIB))
         words = ("pull", "--insecure", "--concurrency", "2", name)
         called = await tart_beside(point / "home", *words)

@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from cached_images import home_in
-from file_systems import file_system
+from disk_files import mounted
 from pushed_images import disk_file, pushed
 from registries import Fault, Front, front, real_registry
 from tartlet.disk.model import allocated
@@ -349,7 +349,7 @@ async def test_a_full_disk_leaves_nothing_half_visible_and_more_room_helps(
     repository: Repository, disk: Path, tmp_path: Path
 ) -> None:
     await pushed(repository, "one", disk, piece=PIECE)
-    with file_system(tmp_path, 24 * MIB) as point:
+    with mounted(tmp_path / "small.img", 24 * MIB, "mkfs.ext4", "-q", "-m", "0") as point:
         filler = point / "filler"
         cache = ImageCache(home_in(point))
         filler.write_bytes(NOISE[: 10 * MIB])
@@ -370,7 +370,7 @@ async def test_pieces_are_shared_and_not_copied_where_the_file_system_can(
         file.seek(15 * MIB)
         file.write(b"changed")
     await pushed(repository, "two", disk, piece=PIECE)
-    with file_system(tmp_path, 512 * MIB, "xfs") as point:
+    with mounted(tmp_path / "xfs.img", 512 * MIB, "mkfs.xfs", "-q", "-m", "reflink=1") as point:
         cache = ImageCache(home_in(point))
         await pull(cache, repository, named(repository))
         taken = used(point)

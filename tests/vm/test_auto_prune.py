@@ -19,6 +19,7 @@ from registries import real_registry
 from tartlet.host import access_time
 from tartlet.host.paths import Home
 from tartlet.image.cache import ImageCache
+from tartlet.image.reference import parse
 from tartlet.image.registry import opened
 from tartlet.units import MIB
 
@@ -66,3 +67,19 @@ async def test_nothing_goes_when_that_is_switched_off(tmp_path: Path, remote: st
         done = await to_thread.run_sync(lambda: tart(home.root, "pull", "--insecure", remote, TART_NO_AUTO_PRUNE=""))
         assert done.code == 0, done.err
         assert digests(home) == {digest(1), digest(2), digest(3)}
+
+
+def test_a_clone_makes_room_for_what_its_guest_may_write(tmp_path: Path) -> None:
+    with mounted(tmp_path / "small.img", 256 * MIB, "mkfs.ext4", "-q", "-m", "0") as point:
+        home = full_home(point)
+        name = f"reg.example/org/vm3@{digest(3)}"  # the one that nobody used for longest, and spared all the same
+        os.truncate(ImageCache(home).find(parse(name)).disk_path, 180 * MIB)
+        done = tart(home.root, "clone", name, "small", "--prune-limit", "0")
+        assert (done.code, done.err) == (0, "")
+        done = tart(home.root, "clone", name, "vm", TART_NO_AUTO_PRUNE="1")
+        assert (done.code, done.err) == (0, "")
+        assert digests(home) == {digest(1), digest(2), digest(3)}
+        done = tart(home.root, "clone", name, "vm")
+        assert done.code == 0
+        assert done.err == f"removed reg.example/org/vm2@{digest(2)} to make room for 147 MB\n"
+        assert digests(home) == {digest(1), digest(3)}

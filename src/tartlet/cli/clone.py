@@ -12,7 +12,7 @@ from tartlet.cli.numbers import AT_LEAST_ONE, U64
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.errors import InvalidArgument, UserError
-from tartlet.units import human_size
+from tartlet.units import GIB, human_size
 
 if TYPE_CHECKING:
     from tartlet.image.reference import ImageName
@@ -41,15 +41,17 @@ def command(
     *,
     insecure: bool,
     concurrency: int,
+    prune_limit: int,
+    deduplicate: bool,
     stacked: bool,
     format_: str,
-    **_always_done: object,
 ) -> None:
     """Make a VM that starts as a copy of another, or of an image.
 
     They share the disk until one of them writes. An image that is not in the cache is pulled; one that is there is
     taken as it is, 'tart pull' looks for a newer one. A stopped VM of the new name is replaced.
     """
+    del deduplicate
     from tartlet.image.reference import looks_remote, parse
     from tartlet.vm.clone import clone
     from tartlet.vm.model import checked_new_name
@@ -64,7 +66,9 @@ def command(
         made = _from_image(app, parse(source), new_name, insecure, concurrency, format_)
     else:
         made = clone(app.uncollected_store, source, new_name)
-    _tell(made, new_name, format_)
+    _tell(made, format_)
+    if not app.settings.no_auto_prune:
+        _make_room(app, made, prune_limit * GIB)
 
 
 def _from_image(app: App, name: ImageName, new_name: str, insecure: bool, concurrency: int, format_: str) -> Clone:
@@ -91,7 +95,19 @@ def _pull(app: App, name: ImageName, insecure: bool, concurrency: int, format_: 
         anyio.run(pulled, app, name, insecure, concurrency, format_)
 
 
-def _tell(made: Clone, new_name: str, format_: str) -> None:
+def _make_room(app: App, made: Clone, limit: int) -> None:
+    """The VM is there: that no room could be made for it is said, and no failure."""
+    from tartlet.vm.room_to_grow import make_room_to_grow
+
+    try:
+        for one in make_room_to_grow(app.uncollected_store, made.source, limit):
+            if one.removed:
+                click.echo(f"removed {one.entry.name} {one.reason}", err=True)
+    except UserError as exc:
+        click.echo(f"failed to make room for the new VM to grow: {exc}", err=True)
+
+
+def _tell(made: Clone, format_: str) -> None:
     from tartlet.disk.clone import CloneMethod
 
     disk = made.disk
@@ -100,4 +116,4 @@ def _tell(made: Clone, new_name: str, format_: str) -> None:
     if format_ == JSON:
         from tartlet.cli.transfer_display import print_object
 
-        print_object({"result": "cloned", "name": new_name, "method": str(disk.method)})
+        print_object({"result": "cloned", "name": made.vm.name, "method": str(disk.method)})

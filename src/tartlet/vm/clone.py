@@ -24,6 +24,8 @@ class Clone:
     """What cloning came to."""
 
     vm: VmFolder
+    source: VmFolder
+    """What was cloned, a VM's folder or an image's."""
     disk: CloneReport
 
 
@@ -52,7 +54,7 @@ def clone(store: VmStore, source_name: str, new_name: str) -> Clone:
             copied(source.seed_path, work)
             if not suspended:  # its guest believes to know the disk
                 _renew_seed(work / source.seed_path.name, new_name)
-        return Clone(vm=store.install(work, new_name), disk=report)
+        return Clone(vm=store.install(work, new_name), source=source, disk=report)
 
 
 def _copied_disk(source: VmFolder, config: VmConfig, work: Path) -> CloneReport:

@@ -13,6 +13,7 @@ from tartlet.image.origin import Origin
 from tartlet.image.reference import ImageName
 from tartlet.vm import config_file
 from tartlet.vm.clone import Clone, copied
+from tartlet.vm.folder import VmFolder
 from tartlet.vm.model import VmConfig, checked_new_name
 from tartlet.vm.store import VmStore
 
@@ -35,7 +36,7 @@ def clone_image(store: VmStore, name: ImageName, new_name: str) -> Clone:
             copied(image.nvram_path, work)
             config_file.create(work / "config.json", _of_its_own(store, config, disk.format))
             _note_origin(work, image, name)
-            return Clone(vm=store.install(work, new_name), disk=disk)
+            return Clone(vm=store.install(work, new_name), source=VmFolder(str(name), image.path), disk=disk)
 
 
 def _of_its_own(store: VmStore, config: VmConfig, disk_format: str) -> VmConfig:
