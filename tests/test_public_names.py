@@ -27,6 +27,7 @@ PUBLIC = {
     "tartlet.image.secret": {"Credentials"},
     "tartlet.image.sign_in": {"CredentialStore", "InvalidCredentials", "log_in", "log_out"},
     "tartlet.network.refusals": {"Refusal"},
+    "tartlet.network.status": {"NetworkedVm", "SharedNetwork", "change_setting", "shared_networks"},
     "tartlet.settings": {"Settings"},
     "tartlet.version": {"__version__"},
     "tartlet.vm.change": {"Changes", "change"},

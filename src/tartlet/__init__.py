@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tartlet.image.secret import Credentials
     from tartlet.image.sign_in import CredentialStore, InvalidCredentials, log_in, log_out
     from tartlet.network.refusals import Refusal
+    from tartlet.network.status import NetworkedVm, SharedNetwork, change_setting, shared_networks
     from tartlet.settings import Settings
     from tartlet.version import __version__
     from tartlet.vm.change import Changes, change
@@ -58,6 +59,7 @@ _MODULES = {
     "image.secret": ("Credentials",),
     "image.sign_in": ("CredentialStore", "InvalidCredentials", "log_in", "log_out"),
     "network.refusals": ("Refusal",),
+    "network.status": ("NetworkedVm", "SharedNetwork", "change_setting", "shared_networks"),
     "settings": ("Settings",),
     "version": ("__version__",),
     "vm.change": ("Changes", "change"),
@@ -102,6 +104,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidCredentials",
     "LastRun",
+    "NetworkedVm",
     "Prunable",
     "Pruned",
     "Pulled",
@@ -111,6 +114,7 @@ __all__ = [
     "RunOptions",
     "RunningVm",
     "Settings",
+    "SharedNetwork",
     "ToolFailed",
     "ToolMissing",
     "TransferProgress",
@@ -126,6 +130,7 @@ __all__ = [
     "VmStore",
     "__version__",
     "change",
+    "change_setting",
     "click",
     "clone",
     "clone_image",
@@ -145,6 +150,7 @@ __all__ = [
     "request_suspend",
     "running",
     "screenshot",
+    "shared_networks",
     "stop",
     "type_text",
     "wait_until_stopped",

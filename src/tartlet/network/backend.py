@@ -62,6 +62,11 @@ _OPTIONS = {
 }
 
 
+def preferred(name: str) -> tuple[NetworkBackend, ...]:
+    """The backends to choose from by the setting `backend`: the one of that name, or with `auto` all."""
+    return tuple(backend for backend in BACKENDS if name in ("auto", backend.name))
+
+
 def survey() -> list[tuple[str, Lack | None]]:
     """Every backend with what it lacks here; None stands for usable."""
     return [(backend.name, backend.lacking()) for backend in BACKENDS]

@@ -21,7 +21,6 @@ from tartlet.errors import ToolMissing
 from tartlet.host.lifeline import tied
 
 DOMAIN = "tart.internal"
-LEASE_SECONDS = 86_400
 HINT = "install it: apt install dnsmasq-base"
 _MAGIC = bytes([99, 130, 83, 99])
 _RELEASE = 7
@@ -38,7 +37,8 @@ class Reservation:
     address: IPv4Address
     name: str
     """The VM's name; guests can look it up where it is a valid host name."""
-    seconds: int = LEASE_SECONDS
+    seconds: int
+    """How long the lease is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ def configuration(served: Served, hosts: Path) -> str:
         "port=53", f"interface={served.bridge}", "except-interface=lo", "bind-interfaces",
         "user=root", "group=", "pid-file=", "no-hosts", "no-resolv", "no-poll", *upstream,
         "dhcp-authoritative", "dhcp-ignore-clid", "no-ping", "quiet-dhcp",
-        f"dhcp-range={network.network_address},static,{network.netmask},{LEASE_SECONDS}s",
+        f"dhcp-range={network.network_address},static,{network.netmask}",
         f"dhcp-hostsfile={hosts}", f"dhcp-leasefile={served.folder / served.bridge}.leases",
         *(f"dhcp-option=option:{option}" for option in options),
         f"domain={DOMAIN}", f"local=/{DOMAIN}/",

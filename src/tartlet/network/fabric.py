@@ -6,6 +6,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
 
 from tartlet.errors import ToolFailed, ToolMissing
 from tartlet.network import links
@@ -38,10 +39,10 @@ class Fabric:
         apply(base_rules(served))
         self.server = Dnsmasq(served)
 
-    def plug(self, vm: str, mac: str, *, tap: str, wish: IPv4Address | None = None, isolated: bool = True) -> Plugged:
+    def plug(self, vm: str, mac: str, *, tap: str, wish: IPv4Address | None, isolated: bool, lease: int) -> Plugged:
         """Reserve an address and open a tap, whose guest is mute until the VM's own rules are there.
 
-        `isolated`: it exchanges nothing with other isolated guests.
+        `isolated`: it exchanges nothing with other isolated guests. `lease`: seconds after which the guest asks again.
         Raises NoAddressLeft, MacTaken, ToolFailed, ToolMissing, OSError.
         """
         allotted = self.addresses.take(mac, wish)
@@ -55,7 +56,7 @@ class Fabric:
             links.plug_in(tap, self.served.bridge, mac, isolated=isolated)
             if allotted.former:
                 self.server.forget(allotted.former, allotted.address)
-            self._reserved[allotted.address] = Reservation(mac=mac, address=allotted.address, name=vm)
+            self._reserved[allotted.address] = Reservation(mac=mac, address=allotted.address, name=vm, seconds=lease)
             self.server.reserve(self._reserved.values())
         except BaseException:
             self.unplug(plugged)
@@ -67,6 +68,18 @@ class Fabric:
         """The VM has ended, and its tap with it."""
         self._reserved.pop(plugged.address, None)
         self.addresses.give_back(plugged.address)
+
+    def described(self) -> dict[str, Any]:
+        """The network and its VMs in words that JSON knows."""
+        served = self.served
+        vms = [{"name": one.name, "mac": one.mac, "address": str(one.address)} for one in self._reserved.values()]
+        return {
+            "network": str(served.network),
+            "gateway": str(served.gateway),
+            "capacity": self.addresses.capacity,
+            "host_only": not served.routed,
+            "vms": sorted(vms, key=lambda vm: vm["name"]),
+        }
 
 
 def base_rules(served: Served) -> str:

@@ -21,7 +21,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from tartlet.errors import UserError
-from tartlet.network import wire
+from tartlet.network import preferences, wire
 from tartlet.network.attachment import NetworkMode
 from tartlet.network.fabric import Fabric, Plugged
 from tartlet.network.helpers import Helper
@@ -102,6 +102,8 @@ class Holder:
             match message["do"]:
                 case "attach":
                     self._attach(connection, message)
+                case "status":
+                    wire.send(connection, {"networks": self._network.described()})
                 case "isolate":
                     self._isolate(connection, message)
                 case _:
@@ -154,7 +156,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     listener = socket.socket(fileno=int(sys.argv[1]))
     try:
-        network = PrivateNetwork()
+        network = PrivateNetwork(preferences.read())
         network.way_out()
         network.check_helpers()
     except (UserError, OSError) as exc:

@@ -109,6 +109,11 @@ class Line:
             raise OSError(errno.ENETUNREACH, f"no socket in the network: {exc}") from exc
         return socket.socket(fileno=descriptor)
 
+    async def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Something that is answered without descriptors. Raises Refused, Hangup."""
+        told, _ = await self._asked(question)
+        return told
+
     async def _asked(self, question: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         async with self._alone:
             wire.send(self._connection, question)
@@ -130,11 +135,36 @@ async def joined(network: str, request: AttachRequest, *, isolated: bool = True)
         with anyio.fail_after(START):
             connection, place = await _taken_in(network, request, isolated)
     except TimeoutError as exc:
-        raise BackendUnusable(network, Lack(reason=f"it did not answer within {START:g} seconds")) from exc
+        raise _mute(network) from exc
     except Refused as exc:
         raise BackendUnusable(network, Lack(reason=str(exc), hint=exc.hint)) from exc
     with connection, closing(place):
         yield Line(connection), place
+
+
+async def asked(network: str, question: dict[str, Any]) -> dict[str, Any] | None:
+    """What the process that holds this user's network of that name answers; None when there is none.
+
+    Raises BackendUnusable: it does not answer, or is somebody else's.
+    """
+    with wire.new_socket() as connection:
+        connection.setblocking(False)
+        try:
+            connection.connect(wire.name(network))
+        except ConnectionRefusedError:
+            return None
+        _check_owner(connection, network)
+        try:
+            with anyio.fail_after(START):
+                return await Line(connection).ask(question)
+        except TimeoutError as exc:
+            raise _mute(network) from exc
+        except Hangup:  # its last VM has ended in this moment
+            return None
+
+
+def _mute(network: str) -> BackendUnusable:
+    return BackendUnusable(network, Lack(reason=f"it did not answer within {START:g} seconds"))
 
 
 async def _taken_in(network: str, request: AttachRequest, isolated: bool) -> tuple[socket.socket, Place]:

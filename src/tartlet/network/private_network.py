@@ -6,10 +6,11 @@ import itertools
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 from tartlet.errors import UserError
 from tartlet.network import links, pasta, subnet
@@ -18,6 +19,7 @@ from tartlet.network.dnsmasq import Served
 from tartlet.network.fabric import Fabric, Plugged
 from tartlet.network.helpers import Helper
 from tartlet.network.inside import SHELTER, Inside, cover
+from tartlet.network.preferences import Preferences
 from tartlet.network.ruleset import TAP_PREFIX
 
 _UPLINK_SECONDS = 3.0
@@ -26,6 +28,10 @@ _BRIDGED_AS_ROUTED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 """Whether frames between guests meet the rules for routed packets too, as they do where br_netfilter is loaded."""
 
 _ROUTES = Path("/proc/thread-self/net/route")
+_NAT_WISHES = [
+    *(IPv4Network(f"192.168.{number}.0/24") for number in range(64, 128)),
+    *(IPv4Network(f"10.64.{number}.0/24") for number in range(256)),
+]
 _HOST_ONLY_WISHES = [IPv4Network(f"192.168.{number}.0/24") for number in range(128, 192)]
 
 
@@ -33,11 +39,20 @@ class HelperDead(UserError):
     """A helper does not work here."""
 
 
+class NetworkTaken(UserError):
+    """The network that was chosen is somebody else's."""
+
+    def __init__(self, wish: IPv4Network, other: IPv4Network) -> None:
+        super().__init__(f"the network {wish} of the settings overlaps {other}, which this host reaches already")
+        self.hint = "choose another one: tart network set nat.address 192.168.77.1"
+
+
 class PrivateNetwork:
     """Made once by the process that holds the network, from its main thread."""
 
-    def __init__(self) -> None:
-        """Raises OSError, PermissionError, ToolFailed, ToolMissing."""
+    def __init__(self, preferences: Preferences) -> None:
+        """Raises NetworkTaken, OSError, PermissionError, ToolFailed, ToolMissing."""
+        self._preferences = preferences
         cover(SHELTER)
         self._outside = subnet.host_routes()
         self._inside = Inside()
@@ -46,7 +61,7 @@ class PrivateNetwork:
         self._fabrics: dict[str, Fabric] = {}
         self.helpers: list[Helper] = []
         """In the order in which they were wanted; the holder keeps them running."""
-        self._routed = self._made("tart0", subnet.nat_network(self._outside), routed=True)
+        self._routed = self._made("tart0", self._free(preferences.nat, _NAT_WISHES, []), routed=True)
 
     def way_out(self) -> None:
         """Have pasta started, and wait until it works. Without a default route that is left for later.
@@ -78,7 +93,9 @@ class PrivateNetwork:
         fabric = self._host_only() if mode is NetworkMode.HOST else self._routed
         # No name comes twice: the rules of a killed VM may outlive its tap for a moment.
         tap = f"{TAP_PREFIX}{next(self._numbers)}"
-        return fabric, self._inside.do(fabric.plug, vm, mac, tap=tap, wish=wish, isolated=isolated)
+        known = self._preferences
+        lease = known.softnet_lease_seconds if mode is NetworkMode.SOFTNET else known.lease_seconds
+        return fabric, self._inside.do(fabric.plug, vm, mac, tap=tap, wish=wish, isolated=isolated, lease=lease)
 
     def isolate(self, plugged: Plugged, isolated: bool) -> None:
         """Whether the VM exchanges nothing with other isolated ones. Raises ToolFailed, ToolMissing."""
@@ -87,6 +104,10 @@ class PrivateNetwork:
     def unplug(self, fabric: Fabric, plugged: Plugged) -> None:
         """The VM has ended."""
         self._inside.do(fabric.unplug, plugged)
+
+    def described(self) -> list[dict[str, Any]]:
+        """Each bridge with its network and the VMs in it, for `tart network status`."""
+        return [fabric.described() for fabric in self._fabrics.values()]
 
     @property
     def namespace(self) -> int:
@@ -100,8 +121,17 @@ class PrivateNetwork:
     def _host_only(self) -> Fabric:
         if (made := self._fabrics.get("tart1")) is not None:
             return made
-        taken = [*self._outside, self._routed.served.network]
-        return self._made("tart1", subnet.free_of(_HOST_ONLY_WISHES, taken), routed=False)
+        network = self._free(self._preferences.host, _HOST_ONLY_WISHES, [self._routed.served.network])
+        return self._made("tart1", network, routed=False)
+
+    def _free(self, wish: IPv4Network | None, usual: Sequence[IPv4Network], besides: list[IPv4Network]) -> IPv4Network:
+        """The network that the user chose, or the first of the usual ones that hides nothing the host reaches."""
+        taken = [*self._outside, *besides]
+        if wish is None:
+            return subnet.free_of(usual, taken)
+        if (other := next((other for other in taken if wish.overlaps(other)), None)) is not None:
+            raise NetworkTaken(wish, other)
+        return wish
 
     def _made(self, bridge: str, network: IPv4Network, *, routed: bool) -> Fabric:
         upstream = pasta.GATEWAY if routed else None

@@ -9,10 +9,6 @@ from pathlib import Path
 
 ROUTES = Path("/proc/net/route")
 _WISHES = (IPv4Network("10.0.2.0/24"), *(IPv4Network(f"10.64.{number}.0/24") for number in range(2, 256)))
-_SHARED_WISHES = (
-    *(IPv4Network(f"192.168.{number}.0/24") for number in range(64, 128)),
-    *(IPv4Network(f"10.64.{number}.0/24") for number in range(256)),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +42,6 @@ def choose(routes: Collection[IPv4Network], keep: str | None = None) -> Subnet:
         if not any(wish.overlaps(route) for route in routes):
             return Subnet(wish)
     return Subnet(_WISHES[0])  # all of 10.64.0.0/16 is routed somewhere: the guest will miss 254 machines of it
-
-
-def nat_network(routes: Collection[IPv4Network]) -> IPv4Network:
-    """The network that VMs share: 192.168.64.0/24, or the first after it that overlaps none of the routes."""
-    return free_of(_SHARED_WISHES, routes)
 
 
 def free_of(wishes: Sequence[IPv4Network], taken: Collection[IPv4Network]) -> IPv4Network:

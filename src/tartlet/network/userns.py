@@ -163,9 +163,13 @@ def _listening(doors: Iterable[tuple[str, int, int]]) -> Generator[list[tuple[so
 
 
 def _listener(address: str, port: int) -> socket.socket:
+    listener = socket.socket()
     try:
-        listener = socket.create_server((address, port), backlog=_BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(_BACKLOG)
     except OSError as exc:
+        listener.close()
         raise PortTaken(address, port, exc) from exc
     listener.setblocking(False)
     return listener

@@ -18,10 +18,15 @@ SCREEN_SHARING = 5900
 
 @asynccontextmanager
 async def plugged_in(vm: VmFolder, config: VmConfig, options: RunOptions) -> AsyncGenerator[Attachment]:
-    """The network that was asked for, for the length of the block. Raises ModeUnavailable, PortTaken, NoFreeAddress."""
-    from tartlet.network.backend import attached
+    """The network that was asked for, for the length of the block. Raises ModeUnavailable, PortTaken, NoFreeAddress.
 
-    async with attached(request_for(vm, config, options)) as attachment:
+    Raises PreferencesBroken too.
+    """
+    from tartlet.network import preferences
+    from tartlet.network.backend import attached, preferred
+
+    backends = preferred(preferences.read().backend)
+    async with attached(request_for(vm, config, options), backends) as attachment:
         yield attachment
 
 

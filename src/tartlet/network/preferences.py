@@ -1,0 +1,227 @@
+"""What a user decides about the networks of VMs: a few keys in a TOML file, read when a network comes up."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from pathlib import Path
+from typing import Any, cast
+
+from tartlet.errors import FileTrouble, InvalidArgument, UserError
+from tartlet.host.files import write_whole
+from tartlet.host.paths import made
+
+BACKENDS = ("auto", "userns", "passt", "slirp")
+NAT_ADDRESS, HOST_ADDRESS = "192.168.64.1", "192.168.128.1"
+_MASK = "255.255.255.0"
+_WIDEST, _NARROWEST = 16, 29
+_SHORTEST_LEASE, _LONGEST_LEASE = 120, 2**31
+"""Seconds; dnsmasq makes shorter ones longer."""
+
+
+class PreferencesBroken(UserError):
+    """The file holds something that is no setting."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}", "mend it by hand, or remove it; `tart network set` writes it")
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preferences:
+    """The settings as they apply. What is None was left to the program."""
+
+    backend: str = "auto"
+    nat: IPv4Network | None = None
+    host: IPv4Network | None = None
+    lease_seconds: int = 86_400
+    softnet_lease_seconds: int = 600
+
+
+def file_path(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the settings are: `tartlet/network.toml` in the folder that the XDG base directory specification names."""
+    folder = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(folder, "tartlet", "network.toml")
+
+
+def read(path: Path | None = None) -> Preferences:
+    """The settings of the file; the defaults where there is none. Raises PreferencesBroken, FileTrouble."""
+    where = path or file_path()
+    values = _values(where)
+    try:
+        for key, value in values.items():
+            _checked(key, str(value))
+        return _preferences({key: str(value) for key, value in values.items()})
+    except InvalidArgument as exc:
+        raise PreferencesBroken(where, str(exc)) from exc
+
+
+def change(key: str, value: str, path: Path | None = None) -> None:
+    """Write one setting into the file; the rest of it stays as it is.
+
+    Raises InvalidArgument (an unknown key, no value for it), PreferencesBroken, FileTrouble.
+    """
+    where = path or file_path()
+    before = read(where)
+    written = _checked(key, value)
+    _preferences({**{name: str(known) for name, known in _values(where).items()}, key: value})
+    text = _with_line(where.read_text() if where.exists() else "", key, written)
+    if before == read_text(text, where) and where.exists():
+        return
+    made(where.parent)
+    try:
+        write_whole(where, text.encode())
+    except OSError as exc:
+        raise FileTrouble("cannot write", where, exc) from exc
+
+
+def shown(preferences: Preferences) -> dict[str, str]:
+    """Every setting with its value, in words for whoever looks."""
+    nat, host = preferences.nat, preferences.host
+    return {
+        "backend": preferences.backend,
+        "nat.address": str(nat[1]) if nat else f"{NAT_ADDRESS}, or the first free network after it",
+        "nat.mask": str(nat.netmask) if nat else _MASK,
+        "host.address": str(host[1]) if host else f"{HOST_ADDRESS}, or the first free network after it",
+        "host.mask": str(host.netmask) if host else _MASK,
+        "dhcp.lease_time": str(preferences.lease_seconds),
+        "softnet.dhcp_lease_time": str(preferences.softnet_lease_seconds),
+    }
+
+
+def check(key: str, value: str) -> None:
+    """Raises InvalidArgument where `change` would."""
+    _checked(key, value)
+
+
+def read_text(text: str, path: Path) -> Preferences:
+    """The settings in a file's text. Raises PreferencesBroken."""
+    return _preferences({key: str(value) for key, value in _parsed(text, path).items()})
+
+
+def _values(path: Path) -> dict[str, str | int]:
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return {}
+    except OSError as exc:
+        raise FileTrouble("cannot read", path, exc) from exc
+    return _parsed(text, path)
+
+
+def _parsed(text: str, path: Path) -> dict[str, str | int]:
+    """Dotted keys to values."""
+    try:
+        tables: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise PreferencesBroken(path, str(exc)) from exc
+    found = dict[str, str | int]()
+    for name, value in tables.items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{key}": member for key, member in cast("dict[str, Any]", value).items()}
+        else:
+            found[name] = value
+    return found
+
+
+def _preferences(values: Mapping[str, str]) -> Preferences:
+    return Preferences(
+        backend=values.get("backend", "auto"),
+        nat=_network(values, "nat", NAT_ADDRESS),
+        host=_network(values, "host", HOST_ADDRESS),
+        lease_seconds=int(values.get("dhcp.lease_time", 86_400)),
+        softnet_lease_seconds=int(values.get("softnet.dhcp_lease_time", 600)),
+    )
+
+
+def _network(values: Mapping[str, str], kind: str, usual: str) -> IPv4Network | None:
+    """The network whose gateway or number is the address; None when neither it nor its mask was set."""
+    if f"{kind}.address" not in values and f"{kind}.mask" not in values:
+        return None
+    address, _, length = values.get(f"{kind}.address", usual).partition("/")
+    network = IPv4Network(f"{address}/{length or values.get(f'{kind}.mask', _MASK)}", strict=False)
+    if IPv4Address(address) not in (network[0], network[1]):
+        raise InvalidArgument(f"{kind}.address: the gateway of {network} is its first address, {network[1]}")
+    return network
+
+
+def _address(key: str, text: str) -> str:
+    try:
+        network = IPv4Network(text, strict=False)
+    except (AddressValueError, NetmaskValueError, ValueError) as exc:
+        raise InvalidArgument(f"{key}: '{text}' is no IPv4 address", "for example 192.168.77.1") from exc
+    if "/" in text and not _WIDEST <= network.prefixlen <= _NARROWEST:
+        raise InvalidArgument(f"{key}: a network has between 16 and 29 bits of prefix, not {network.prefixlen}")
+    if network.is_loopback or network.is_multicast or network.is_unspecified:
+        raise InvalidArgument(f"{key}: {text} cannot be the address of a network")
+    return f'"{text}"'
+
+
+def _mask(key: str, text: str) -> str:
+    try:
+        length = IPv4Network(f"0.0.0.0/{text}").prefixlen
+    except ValueError as exc:
+        raise InvalidArgument(f"{key}: '{text}' is no network mask", "for example 255.255.255.0") from exc
+    if not _WIDEST <= length <= _NARROWEST:
+        raise InvalidArgument(f"{key}: a mask is between 255.255.0.0 and 255.255.255.248")
+    return f'"{text}"'
+
+
+def _seconds(key: str, text: str) -> str:
+    if not text.isdecimal() or not _SHORTEST_LEASE <= int(text) < _LONGEST_LEASE:
+        raise InvalidArgument(f"{key}: '{text}' is no number of seconds from {_SHORTEST_LEASE} on")
+    return text
+
+
+def _backend(key: str, text: str) -> str:
+    if text not in BACKENDS:
+        raise InvalidArgument(f"{key}: '{text}' is none of {', '.join(BACKENDS)}")
+    return f'"{text}"'
+
+
+KEYS: Mapping[str, Callable[[str, str], str]] = {
+    "backend": _backend,
+    "nat.address": _address,
+    "nat.mask": _mask,
+    "host.address": _address,
+    "host.mask": _mask,
+    "dhcp.lease_time": _seconds,
+    "softnet.dhcp_lease_time": _seconds,
+}
+"""Each setting and what makes TOML of its value; raises InvalidArgument."""
+
+
+def _checked(key: str, value: str) -> str:
+    if key not in KEYS:
+        raise InvalidArgument(f"there is no setting '{key}'", f"there are {', '.join(KEYS)}")
+    return KEYS[key](key, value)
+
+
+def _with_line(text: str, key: str, value: str) -> str:
+    """The text with the setting in its table, in place of a former value."""
+    table, _, name = key.rpartition(".")
+    head, body, tail = _split(text, table)
+    line = f"{name} = {value}\n"
+    pattern = re.compile(rf"^{re.escape(name)}\s*=.*\n?", re.MULTILINE)
+    body = pattern.sub(lambda _: line, body, count=1) if pattern.search(body) else line + body
+    return head + body + tail
+
+
+def _split(text: str, table: str) -> tuple[str, str, str]:
+    """What stands before a table's lines, its lines, and what follows; the table is made if it is missing."""
+    if text and not text.endswith("\n"):
+        text += "\n"
+    if not table:
+        first = re.search(r"^\[", text, re.MULTILINE)
+        end = first.start() if first else len(text)
+        return "", text[:end], text[end:]
+    found = re.search(rf"^\[{re.escape(table)}\][^\n]*\n", text, re.MULTILINE)
+    if found is None:
+        return f"{text}[{table}]\n", "", ""
+    following = re.compile(r"^\[", re.MULTILINE).search(text, found.end())
+    end = following.start() if following else len(text)
+    return text[: found.end()], text[found.end() : end], text[end:]
