@@ -42,7 +42,7 @@ ROUNDS = 3
 async def main() -> None:
     words = argparse.ArgumentParser()
     words.add_argument("--size", type=float, default=2, help="GiB of the disk")
-    words.add_argument("--piece", type=int, default=64, help="MiB of a piece")
+    words.add_argument("--piece", type=int, default=32, help="MiB of a piece")
     words.add_argument("--folder", help="where to work")
     words.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     asked = words.parse_args()
