@@ -14,9 +14,12 @@ import tartlet
 PUBLIC = {
     "tartlet.disk.model": {"DiskFormat"},
     "tartlet.errors": {"FileTrouble", "InvalidArgument", "ToolFailed", "ToolMissing", "UserError"},
+    "tartlet.guest.agent_install": {"install_agent", "install_agent_by_ssh"},
     "tartlet.guest.channel": {"GuestChannel", "connect"},
     "tartlet.guest.commands": {"Command"},
+    "tartlet.guest.copying": {"copy_from", "copy_into"},
     "tartlet.guest.errors": {"AgentCannot", "AgentFailed", "AgentUnavailable"},
+    "tartlet.guest.port_forward": {"forwarded"},
     "tartlet.host.paths": {"Home"},
     "tartlet.image.cache": {"CachedImage", "ImageCache", "ImageMissing"},
     "tartlet.image.prune": {"Prunable", "Pruned"},

@@ -73,7 +73,7 @@ class Lab:
     def running(self, name: str = "mini", *more: str) -> Generator[str]:
         """The VM runs and its agent answers, for the length of the block; what the command said."""
         started = self.tart("run", name, *BACKGROUND, *more, timeout=100)
-        assert started.code == 0, started
+        assert started.code == 0, (started, self.vm(name).qemu_log_path.read_text()[-2000:])
         try:
             yield started.out
         finally:
@@ -126,7 +126,7 @@ def _linked_or_copied(source: str, target: str) -> None:
     name = os.path.basename(source)
     if name.startswith("base") or name == "state.vzvmsave":
         os.link(source, target)
-    elif re.search(r"\.(img|bin|json|log|iso)$", name):
+    elif name == "machine" or re.search(r"\.(img|bin|json|log|iso)$", name):
         subprocess.run(["cp", "-p", "--sparse=always", source, target], check=True)
 
 

@@ -8,9 +8,12 @@ TYPE_CHECKING = False  # typing's own would take longer to import than everythin
 if TYPE_CHECKING:
     from tartlet.disk.model import DiskFormat
     from tartlet.errors import FileTrouble, InvalidArgument, ToolFailed, ToolMissing, UserError
+    from tartlet.guest.agent_install import install_agent, install_agent_by_ssh
     from tartlet.guest.channel import GuestChannel, connect
     from tartlet.guest.commands import Command
+    from tartlet.guest.copying import copy_from, copy_into
     from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
+    from tartlet.guest.port_forward import forwarded
     from tartlet.host.paths import Home
     from tartlet.image.cache import CachedImage, ImageCache, ImageMissing
     from tartlet.image.progress import TransferProgress
@@ -46,9 +49,12 @@ if TYPE_CHECKING:
 _MODULES = {
     "disk.model": ("DiskFormat",),
     "errors": ("FileTrouble", "InvalidArgument", "ToolFailed", "ToolMissing", "UserError"),
+    "guest.agent_install": ("install_agent", "install_agent_by_ssh"),
     "guest.channel": ("GuestChannel", "connect"),
     "guest.commands": ("Command",),
+    "guest.copying": ("copy_from", "copy_into"),
     "guest.errors": ("AgentCannot", "AgentFailed", "AgentUnavailable"),
+    "guest.port_forward": ("forwarded",),
     "host.paths": ("Home",),
     "image.cache": ("CachedImage", "ImageCache", "ImageMissing"),
     "image.prune": ("Prunable", "Pruned"),
@@ -135,7 +141,12 @@ __all__ = [
     "clone",
     "clone_image",
     "connect",
+    "copy_from",
+    "copy_into",
     "create_empty",
+    "forwarded",
+    "install_agent",
+    "install_agent_by_ssh",
     "last_run",
     "local_entries",
     "log_in",

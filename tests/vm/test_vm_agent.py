@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 
 import pytest
@@ -68,11 +69,77 @@ def test_it_outlives_a_suspension_and_the_time_is_right_after_it(suspended_debia
         until(lambda: abs(int(suspended_debian.sh("date +%s", "debian")) - time.time()) < 2, "the right time", within=5)
 
 
-def test_without_it_the_other_agent_takes_over_with_what_it_can(debian: Lab) -> None:
-    unit(debian, "stop", "tart-agent")
-    try:
-        until(lambda: "QEMU guest agent" in debian.tart("exec", "--user", "bin", "debian", "true").err, "the other")
-        assert debian.sh("id -un", "debian") == "admin"
-    finally:
-        debian.done("exec", "--user", "root", "debian", "systemctl", "start", "tart-agent")
-    until(lambda: debian.tart("exec", "-t", "debian", "true").code == 0, "our own agent")
+IDENTITY = "hostname; cat /etc/hostname /etc/machine-id; awk '{print $2}' /etc/ssh/ssh_host_*.pub"
+
+
+def test_a_clone_becomes_a_machine_of_its_own_and_nothing_else_does(suspended_debian: Lab) -> None:
+    lab = suspended_debian
+    lab.done("clone", "debian", "My Copy")
+    lab.done("rename", "debian", "renamed")
+    with lab.running("renamed"):
+        own = lab.sh(IDENTITY, "renamed").split()
+        assert own[:2] == ["debian", "debian"]
+        sent = lab.tart("cp", "renamed:/etc/ssh/ssh_host_ed25519_key.pub", str(lab.home / "key"))
+        assert sent.code == 0
+        assert own[-1] in (lab.home / "key").read_text()
+        port = unused_port(lab)
+        with lab.started("port-forward", "renamed", f"{port}:22") as forward:
+            assert forward.stdout
+            assert forward.stdout.readline() == f"127.0.0.1:{port} -> renamed:22\n"
+            assert lab.network.run("bash", "-c", f"head -c 8 < /dev/tcp/127.0.0.1/{port}").stdout == "SSH-2.0-"
+            lab.done("stop", "renamed")
+            assert forward.wait(20) == 0
+    with lab.running("My Copy"):
+        copied = lab.sh(IDENTITY, "My Copy").split()
+        assert copied[:2] == ["my-copy", "my-copy"]
+        assert len(copied) == len(own)
+        assert not set(copied) & set(own)
+        until(lambda: lab.sh("systemctl is-active ssh", "My Copy") == "active", "the SSH server")
+        assert lab.sh("sudo -n true; getent hosts my-copy; systemctl --failed --no-legend", "My Copy").split()[1:] == (
+            ["my-copy"]
+        )
+
+
+def unused_port(lab: Lab) -> int:
+    script = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])"
+    return int(lab.network.run(sys.executable, "-c", script).stdout)
+
+
+REMOVE = (
+    "systemctl stop tart-agent; rm /usr/local/sbin/tart-agent /etc/systemd/system/tart-agent.service "
+    "/etc/udev/rules.d/60-tart-agent.rules"
+)
+
+
+def remove_agent(lab: Lab) -> None:
+    """Detached, because it takes away what carries it out."""
+    lab.done(
+        "exec", "--user", "root", "--detach", "debian", "sh", "-c", f"{REMOVE} /etc/udev/rules.d/60-tart-agent.rules"
+    )
+    until(lambda: "QEMU guest agent" in lab.tart("exec", "--user", "bin", "debian", "true").err, "the other agent")
+
+
+def test_without_it_the_other_agent_does_what_it_can_and_lets_ours_in(debian: Lab) -> None:
+    remove_agent(debian)
+    assert debian.sh("id -un", "debian") == "admin"
+    assert debian.tart("exec", "-t", "debian", "true").err.splitlines()[0].endswith("puts it there")
+    assert "own does not run in it" in debian.done("doctor", "debian")
+    assert debian.done("agent", "install", "debian", timeout=120) == 'Tartlet\'s agent answers in VM "debian"\n'
+    assert debian.done("exec", "-t", "debian", "stty", "size") == "24 80\r\n"
+    assert "through Tartlet's own agent" in debian.done("doctor", "debian")
+    debian.done("agent", "install", "debian", timeout=120)  # through itself
+
+
+def test_it_gets_in_by_ssh_too(debian: Lab) -> None:
+    key = debian.home / "ssh-key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    debian.done("exec", "debian", "mkdir", "-p", "-m", "700", ".ssh")
+    debian.done("cp", f"{key}.pub", "debian:.ssh/authorized_keys")
+    remove_agent(debian)
+    script = f"ssh-add -q {key} && exec {TART} agent install --ssh admin debian"
+    done = subprocess.run(
+        debian.network.words("ssh-agent", "sh", "-c", script),
+        capture_output=True, text=True, timeout=150, check=False, env=surroundings(debian.home),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert debian.done("exec", "-t", "debian", "stty", "size") == "24 80\r\n"

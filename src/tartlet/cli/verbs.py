@@ -33,6 +33,9 @@ VERBS: Mapping[str, str] = {
     "stop": "Stop a VM.",
     "delete": "Delete VMs and cached images.",
     "suspend": "Save a running VM to disk; its next run continues there.",
+    "cp": "Copy files and folders between this machine and a running VM.",
+    "agent": "Bring Tartlet's own guest agent into a running VM, or renew it there.",
+    "port-forward": "Make ports of a running VM's loopback reachable on this machine.",
     "wait": "Wait until a VM has ended, and print how it did.",
     "logs": "Show the logs of a VM.",
     "network": "Look after the network of VMs.",
@@ -92,7 +95,7 @@ class Tart(click.Group):
         """The verb `cmd_name`, or None."""
         if cmd_name not in VERBS and cmd_name not in HIDDEN:
             return None
-        return cast("click.Command", import_module(f"tartlet.cli.{cmd_name}").command)
+        return cast("click.Command", import_module(f"tartlet.cli.{cmd_name.replace('-', '_')}").command)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """The verbs that begin like `incomplete`, or the options that every command has."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 from tartlet.guest.tart_agent import FILE, PORT
@@ -53,6 +55,21 @@ SYSTEMD = {
 """Paths in the guest and contents."""
 
 OPENRC = {"/etc/init.d/tart-agent": _OPENRC_SCRIPT}
+
+
+def archive() -> bytes:
+    """All of it as a tar archive, for guests of either kind."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=tarfile.USTAR_FORMAT) as made:
+        for path, content in {**_encoded(SYSTEMD), **_encoded(OPENRC), FILE: program()}.items():
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.mode, entry.size = 0o644, len(content)
+            made.addfile(entry, io.BytesIO(content))
+    return written.getvalue()
+
+
+def _encoded(files: dict[str, str]) -> dict[str, bytes]:
+    return {path: text.encode() for path, text in files.items()}
 
 
 def program() -> bytes:

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from tartlet.errors import UserError
-from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentUnavailable
 from tartlet.guest.port_channel import End
 from tartlet.guest.port_session import TartAgent
@@ -59,16 +58,16 @@ class GuestAgents:
             await self.qemu.agent.ping()
         return kind
 
-    async def chosen(self, patience: float | None, command: Command | None = None) -> Kind:
+    async def chosen(self, patience: float | None, *, demanding: bool = False) -> Kind:
         """Which agent to ask, waiting up to `patience` seconds for one (None: for ever). Raises AgentUnavailable.
 
-        Ours, if it is up or just coming up. A command that the other cannot run as well waits for ours in a guest that
-        boots and has it installed, where they come one after the other.
+        Ours, if it is up or just coming up. Something demanding, which the other cannot do as well, waits for ours in a
+        guest that boots and has it installed, where they come one after the other.
         """
         with anyio.move_on_after(patience):
             if not self.own.in_session():
                 await _first_of(self._own_ready, self._qemu_ready)
-            if not self.own.in_session() and command is not None and command.is_demanding:
+            if not self.own.in_session() and demanding:
                 await self._promised()
         if self.own.in_session():
             return Kind.TART

@@ -81,6 +81,7 @@ class GuestChannel:
     def __init__(self, channel: Channel, patience: float) -> None:
         self._exec = StreamStreamMethod(channel, wire.EXEC, ExecRequest, ExecResponse)
         self._resolve_ip = UnaryUnaryMethod(channel, wire.RESOLVE_IP, ResolveIPRequest, ResolveIPResponse)
+        self._connect = StreamStreamMethod(channel, wire.CONNECT, IOChunk, IOChunk)
         self._patience = patience
         self.agent: str | None = None
         """Which agent has carried out the last command, when the server tells."""
@@ -124,6 +125,23 @@ class GuestChannel:
     def _answered_by(self, stream: Stream[Any, Any]) -> None:
         headers = stream.initial_metadata
         self.agent = escaped(str(headers[wire.AGENT])) if headers and wire.AGENT in headers else None
+
+    async def join(self, port: int, incoming: AsyncIterable[bytes], outgoing: Writer) -> None:
+        """Carry a TCP connection to a port of the guest's loopback until both directions have ended.
+
+        What `incoming` yields goes to the guest, its end too; what comes from there goes to `outgoing`, b"" at its end.
+        Raises AgentUnavailable, AgentCannot, AgentFailed (nobody listens), and what reader and writer raise.
+        """
+        async with _translated(), anyio.create_task_group() as tasks:
+            metadata = {wire.PATIENCE: str(int(self._patience)), wire.PORT: str(port)}
+            async with self._connect.open(metadata=metadata) as stream:
+                await stream.send_request()
+                wire.bound(stream)
+                tasks.start_soon(_send_all, stream, incoming)
+                while (chunk := await _received(stream)) is not None:
+                    await outgoing(chunk.data)
+                await _finished(stream)
+            tasks.cancel_scope.cancel()
 
     async def resolve_ip(self, patience: float = 1.0) -> str | None:
         """The guest's IPv4 address as its agent tells it; None when there is no answer (yet) within `patience` seconds.
@@ -178,6 +196,16 @@ async def _feed(stream: _ExecStream, stdin: AsyncIterable[bytes], stays_open: bo
         log.debug("the command takes no more input: %s", exc)
 
 
+async def _send_all(stream: Stream[IOChunk, IOChunk], incoming: AsyncIterable[bytes]) -> None:
+    try:
+        async for data in incoming:
+            for start in range(0, len(data), _CHUNK):
+                await stream.send_message(IOChunk(data=data[start : start + _CHUNK]))
+        await stream.send_message(IOChunk(), end=True)
+    except (StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError) as exc:
+        log.debug("the connection takes no more: %s", exc)
+
+
 async def _tell_sizes(stream: _ExecStream, sizes: AsyncIterable[tuple[int, int]]) -> None:
     try:
         async for rows, columns in sizes:
@@ -206,7 +234,12 @@ async def _followed(
             await stdout(response.standard_output.data)
         elif kind == "standard_error":
             await stderr(response.standard_error.data)
-    vars(stream)["_end_done"] = True  # its status is asked for though our half may still be open
+    await _finished(stream)
+
+
+async def _finished(stream: Stream[Any, Any]) -> None:
+    """Take the stream's status, though our half may still be open. Raises GRPCError."""
+    vars(stream)["_end_done"] = True
     await stream.recv_trailing_metadata()
 
 

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 import anyio
 import msgspec
 
+from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentFailed, AgentUnavailable
 from tartlet.guest.port_frames import Damaged, Frame
 from tartlet.guest.tart_agent import CANCEL, CREDIT, END, ERRORS, HEADER, INPUT, LARGEST, OUTPUT, RESIZE, WINDOW
@@ -134,6 +135,22 @@ class Channel:
             self._news = anyio.Event()
             await self._news.wait()
         return self._arrived.popleft()
+
+
+def exec_request(command: Command) -> dict[str, object]:
+    """What opens a channel for this command."""
+    return {
+        "do": "exec",
+        "name": command.name,
+        "args": list(command.args),
+        "env": dict(command.env),
+        "workdir": command.workdir,
+        "user": command.user,
+        "interactive": command.interactive,
+        "tty": command.tty,
+        "size": command.size,
+        "detach": command.detach,
+    }
 
 
 def _told(frame: Frame) -> End:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
@@ -46,18 +46,25 @@ class Hello(msgspec.Struct):
     """What the agent says of itself."""
 
     version: str = ""
-    root: bool = False
+    machine: str = ""
+    """Which machine its system was told to be on."""
 
 
 class PortGone(UserError):
     """QEMU has closed the port: the VM has ended."""
 
 
+Greeting = Callable[["TartAgent", Hello], Awaitable[None]]
+
+
 class TartAgent:
     """One VM's agent. `run` has to run all the time."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        """`sock` is connected and becomes non-blocking; the caller keeps owning it."""
+    def __init__(self, sock: socket.socket, greet: Greeting | None = None) -> None:
+        """`sock` is connected and becomes non-blocking; the caller keeps owning it.
+
+        `greet` is awaited at the begin of each session, before anybody else learns of it.
+        """
         sock.setblocking(False)
         self._sock = sock
         self._open = False
@@ -70,8 +77,10 @@ class TartAgent:
         self._channels: dict[int, Channel] = {}
         self._number = 0
         self._heard = 0.0
-        self.hello: Hello | None = None
-        """Set while there is a session."""
+        self._greet = greet
+        self._hello: Hello | None = None
+        self._ready = False
+        """There is a session, and all that comes first is done."""
 
     @property
     def is_open(self) -> bool:
@@ -80,7 +89,7 @@ class TartAgent:
 
     def in_session(self) -> bool:
         """Whether the agent answers."""
-        return self.hello is not None
+        return self._ready
 
     def port_opened(self) -> None:
         """The guest's agent has opened the port (or had it open when we came)."""
@@ -97,9 +106,9 @@ class TartAgent:
     async def wait_ready(self, patience: float | None) -> bool:
         """Wait up to `patience` seconds (None: for ever) for a session; whether there is one."""
         with anyio.move_on_after(patience):
-            while self.hello is None:
+            while not self._ready:
                 await self._changed.wait()
-        return self.hello is not None
+        return self._ready
 
     @asynccontextmanager
     async def request(self, told: Mapping[str, object]) -> AsyncGenerator[Channel]:
@@ -107,7 +116,7 @@ class TartAgent:
 
         Raises AgentUnavailable.
         """
-        if self.hello is None:
+        if self._hello is None:
             raise AgentUnavailable
         self._number += 1
         channel = Channel(self, self._number)
@@ -125,14 +134,13 @@ class TartAgent:
 
     def put(self, kind: int, channel: int, payload: bytes = b"") -> None:
         """Queue a frame; none without a session."""
-        if self.hello is not None:
+        if self._hello is not None:
             self._to_write += frame(kind, channel, payload)
             self._something.set()
 
     async def room(self) -> None:
         """Return when there is room for a large frame."""
-        while len(self._to_write) >= _BACKLOG and self.hello is not None:
-            self._written = anyio.Event()
+        while len(self._to_write) >= _BACKLOG and self._hello is not None:
             await self._written.wait()
 
     async def run(self) -> None:
@@ -163,6 +171,7 @@ class TartAgent:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._write)
             tasks.start_soon(self._look_after, tasks.cancel_scope)
+            tasks.start_soon(self._welcome)
             try:
                 await self._serve(frames)
             except UserError as exc:
@@ -200,6 +209,18 @@ class TartAgent:
                 raise Damaged("the guest floods its agent's port")
             frames.add(data)
 
+    async def _welcome(self) -> None:
+        """Do what comes first in a session, and tell everybody of it."""
+        while self._hello is None:
+            await self._changed.wait()
+        if self._greet is not None:
+            try:
+                await self._greet(self, self._hello)
+            except UserError as exc:  # the agent is still of use
+                log.warning("the guest's agent did not obey at first: %s", exc)
+        self._ready = True
+        self._tell()
+
     async def _serve(self, frames: Frames) -> None:
         while True:
             while (arrived := frames.next()) is not None:
@@ -207,10 +228,10 @@ class TartAgent:
             frames.add(await self._receive())
 
     def _take(self, arrived: Frame) -> None:
-        if self.hello is None:
+        if self._hello is None:
             if arrived.kind != HELLO:
                 raise Damaged("the guest's agent does not introduce itself")
-            self.hello = decoded(arrived.payload, Hello)
+            self._hello = decoded(arrived.payload, Hello)
             self._tell()
         elif arrived.kind == LOST:
             raise Damaged("the guest's agent could not read what it was sent")
@@ -236,7 +257,7 @@ class TartAgent:
                 await self._something.wait()
             piece = bytes(self._to_write[: LARGEST * 2])
             del self._to_write[: len(piece)]
-            self._written.set()
+            self._made_room()
             await self._send_all(piece)
 
     async def _send_all(self, data: bytes) -> None:
@@ -257,9 +278,9 @@ class TartAgent:
         return data
 
     def _end_session(self, reason: str) -> None:
-        self.hello = None
+        self._hello, self._ready = None, False
         self._to_write.clear()
-        self._written.set()
+        self._made_room()
         for channel in self._channels.values():
             channel.lost(reason)
         self._channels.clear()
@@ -267,6 +288,11 @@ class TartAgent:
             self._scope.cancel()
             self._scope = None
         self._tell()
+
+    def _made_room(self) -> None:
+        """Wake all who wait for room."""
+        written, self._written = self._written, anyio.Event()
+        written.set()
 
     def _tell(self) -> None:
         changed, self._changed = self._changed, anyio.Event()

@@ -29,6 +29,11 @@ _CANNOT = (
 )
 
 
+def beyond_qga(what: str) -> AgentCannot:
+    """The error for what this agent cannot."""
+    return AgentCannot(_CANNOT.format(what=what))
+
+
 class QgaCommands:
     """Runs commands in a guest through its QEMU guest agent: whole, one input before, the output after."""
 
@@ -47,7 +52,7 @@ class QgaCommands:
             (command.user not in ("", USER, "root"), f"run a command as {command.user}"),
         ):
             if wanted:
-                raise AgentCannot(_CANNOT.format(what=what))
+                raise beyond_qga(what)
 
     async def execute(self, command: Command, stdin: bytes | None) -> Outcome:
         """Run a command to its end. Cancelled, it kills the command in the guest.

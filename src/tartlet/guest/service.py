@@ -11,7 +11,7 @@ import socket
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import anyio
@@ -28,8 +28,9 @@ from tartlet.guest.agent_pb2 import ExecRequest, ExecResponse, IOChunk, ResolveI
 from tartlet.guest.agents import GuestAgents, Kind
 from tartlet.guest.commands import Command, Outcome
 from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
-from tartlet.guest.qga_commands import LARGEST_INPUT
+from tartlet.guest.qga_commands import LARGEST_INPUT, beyond_qga
 from tartlet.guest.streamed_exec import stream_exec
+from tartlet.guest.streamed_port import stream_port
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class _Server(Server):
 
 
 class _Agent:
-    """The two methods of agent.proto."""
+    """The two methods of agent.proto, and ours."""
 
     def __init__(self, agents: GuestAgents, tasks: TaskGroup) -> None:
         self._agents, self._tasks = agents, tasks
@@ -99,6 +100,7 @@ class _Agent:
     def __mapping__(self) -> dict[str, Handler]:
         return {
             wire.EXEC: Handler(self.execute, Cardinality.STREAM_STREAM, ExecRequest, ExecResponse),
+            wire.CONNECT: Handler(self.connect, Cardinality.STREAM_STREAM, IOChunk, IOChunk),
             wire.RESOLVE_IP: Handler(self.resolve_ip, Cardinality.UNARY_UNARY, ResolveIPRequest, ResolveIPResponse),
         }
 
@@ -109,7 +111,7 @@ class _Agent:
             raise GRPCError(Status.UNKNOWN, "the first request must be a command")
         command = _command(request.command, unquote(_header(stream, wire.USER)))
         try:
-            kind = await self._agents.chosen(_patience(stream), command)
+            kind = await self._agents.chosen(_patience(stream), demanding=command.is_demanding)
             await stream.send_initial_metadata(metadata={wire.AGENT: str(kind)})
             if kind is Kind.TART:
                 code = await stream_exec(self._agents.own, command, stream)
@@ -128,6 +130,16 @@ class _Agent:
         stdin = await _whole_input(stream) if command.interactive else None
         outcome = await self._owned(lambda: self._agents.qemu.execute(command, stdin))
         await _send_output(stream, outcome)
+
+    async def connect(self, stream: Stream[IOChunk, IOChunk]) -> None:
+        wire.bound(stream)
+        port = _header(stream, wire.PORT)
+        try:
+            if await self._agents.chosen(_patience(stream), demanding=True) is not Kind.TART:
+                raise beyond_qga("carry connections")
+            await stream_port(self._agents.own, int(port) if port.isascii() and port.isdigit() else 0, stream)
+        except UserError as exc:
+            raise _status(exc) from exc
 
     async def resolve_ip(self, stream: Stream[ResolveIPRequest, ResolveIPResponse]) -> None:
         wire.bound(stream)
@@ -200,13 +212,13 @@ def _command(told: ExecRequest.Command, user: str) -> Command:
     )
 
 
-def _patience(stream: Stream[ExecRequest, ExecResponse]) -> float:
+def _patience(stream: Stream[Any, Any]) -> float:
     """Seconds the client lets us wait for the agent; none unless it says so."""
     told = _header(stream, wire.PATIENCE)
     return min(float(told), _MOST_PATIENCE) if told.isascii() and told.isdigit() else 0.0
 
 
-def _header(stream: Stream[ExecRequest, ExecResponse], name: str) -> str:
+def _header(stream: Stream[Any, Any], name: str) -> str:
     return str(stream.metadata[name]) if stream.metadata and name in stream.metadata else ""
 
 

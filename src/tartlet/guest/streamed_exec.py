@@ -11,7 +11,7 @@ from tartlet.errors import UserError
 from tartlet.guest.agent_pb2 import ExecRequest, ExecResponse, IOChunk
 from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentFailed, AgentUnavailable
-from tartlet.guest.port_channel import Channel, End
+from tartlet.guest.port_channel import Channel, End, exec_request
 from tartlet.guest.port_session import TartAgent
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ async def stream_exec(agent: TartAgent, command: Command, stream: ExecStream) ->
     Raises AgentUnavailable, AgentFailed (also when the program cannot be started).
     """
     end: End | UserError = AgentUnavailable()
-    async with agent.request(_told(command)) as channel, anyio.create_task_group() as tasks:
+    async with agent.request(exec_request(command)) as channel, anyio.create_task_group() as tasks:
         tasks.start_soon(_feed, stream, channel)
         try:
             end = await _follow(stream, channel)
@@ -64,18 +64,3 @@ async def _feed(stream: ExecStream, channel: Channel) -> None:
             await channel.give(b"")
     except AgentUnavailable as exc:  # whoever follows the output learns of it too
         log.debug("no more input for the command: %s", exc)
-
-
-def _told(command: Command) -> dict[str, object]:
-    return {
-        "do": "exec",
-        "name": command.name,
-        "args": list(command.args),
-        "env": dict(command.env),
-        "workdir": command.workdir,
-        "user": command.user,
-        "interactive": command.interactive,
-        "tty": command.tty,
-        "size": command.size,
-        "detach": command.detach,
-    }

@@ -12,6 +12,7 @@ One thread, one poll(2), no timers: an agent with nothing to do costs nothing.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -35,6 +36,8 @@ VERSION = "1"
 PORT = "org.tart.agent.0"
 FILE = "/usr/local/sbin/tart-agent"
 """Where this file is in a guest."""
+MACHINE_FILE = "/var/lib/tart-agent/machine"
+"""Remembers which machine this system was on."""
 
 MAGIC = b"\0\xfdTart agent 1\r\n"
 """Its first byte is the kind of no frame."""
@@ -56,6 +59,8 @@ DEFAULT_USER = "admin"
 _SMALLEST_READ = 4096
 _BACKLOG = 128 << 10
 """Bytes that wait for the port before outputs are left where they are."""
+_READS = 16
+"""In one go: the kernel gives out a port's bytes by pages."""
 _NO_HOST_PAUSE = 1.0
 """Seconds between looks at a port that has no host at its other end: poll(2) cannot wait for one to come."""
 
@@ -76,7 +81,7 @@ class Agent:
         self._to_write = bytearray()
         self._in_session = False
         self._parts: dict[int, bytearray] = {}
-        self._commands: dict[int, Command] = {}
+        self._commands: dict[int, Stream] = {}
         self._wake, wake = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(wake, False)
@@ -113,23 +118,28 @@ class Agent:
 
     def _receive(self) -> bool:
         """Take what has arrived; False when the port itself is gone."""
-        try:
-            data = os.read(self._port, 64 << 10)
-        except BlockingIOError:
-            return True
-        except OSError:
-            self._drop()
-            return False
-        if not data:
-            self._drop()
-            if os.path.exists("/sys/class/virtio-ports") and not _is_socket(self._port):
-                time.sleep(_NO_HOST_PAUSE)
-                return True
-            return False
-        self._read += data
+        for _ in range(_READS):
+            try:
+                data = os.read(self._port, 64 << 10)
+            except BlockingIOError:
+                break
+            except OSError:
+                self._drop()
+                return False
+            if not data:
+                return self._no_host()
+            self._read += data
         while self._taken():
             pass
         return True
+
+    def _no_host(self) -> bool:
+        """Nobody is at the other end; False when there will never be anybody."""
+        self._drop()
+        if os.path.exists("/sys/class/virtio-ports") and not _is_socket(self._port):
+            time.sleep(_NO_HOST_PAUSE)
+            return True
+        return False
 
     def _taken(self) -> bool:
         """Take one frame, or the mark of a session, out of what was read; False when it is not whole yet."""
@@ -166,7 +176,7 @@ class Agent:
         self._drop()
         self._in_session = True
         self._to_write += mark
-        self.send(HELLO, 0, json.dumps({"version": VERSION, "root": os.geteuid() == 0}).encode())
+        self.send(HELLO, 0, json.dumps({"version": VERSION, "machine": known_machine()}).encode())
 
     def _lose(self) -> None:
         """What arrives makes no sense: wait for a new mark. The bytes are kept, the mark may be among them."""
@@ -209,18 +219,20 @@ class Agent:
         if len(told) <= LARGEST_REQUEST:
             try:
                 request = json.loads(told)
-                if request["do"] == "exec":
-                    self._commands[channel] = self._made(channel, Request(request))
+                if request["do"] in ("exec", "connect"):
+                    self._commands[channel] = self._made(channel, request)
                     return
                 answer = _done(request)
             except (Refused, OSError, ValueError, TypeError, KeyError) as exc:
                 answer = {"error": str(exc) or type(exc).__name__}
         self.send(END, channel, json.dumps(answer).encode())
 
-    def _made(self, channel: int, request: Request) -> Command:
+    def _made(self, channel: int, request: dict[str, Any]) -> Stream:
         if len(self._commands) >= MOST_COMMANDS:
             raise Refused("too many commands run at once in the guest")
-        return Command(self, channel, request)
+        if request["do"] == "connect":
+            return Connection(self, channel, request["port"])
+        return Command(self, channel, Request(request))
 
     def _reap(self) -> None:
         while True:
@@ -279,21 +291,169 @@ class Request:
             raise Refused("a command that is detached has neither input nor terminal")
 
 
-class Command:
-    """A program that runs for the host, with its pipes or its terminal."""
+class Stream:
+    """Bytes that go both ways for one request."""
 
-    def __init__(self, agent: Agent, channel: int, request: Request) -> None:
+    def __init__(self, agent: Agent, channel: int) -> None:
         self._agent, self._channel = agent, channel
         self.credit = WINDOW
+        self.pid = -1
         self.status: int | None = None
-        self._error = b""
-        self._tty, self._detach = request.tty, request.detach
         self._input = bytearray()
         self._input_ended = False
         self._owed = 0
         self._outputs: dict[int, int] = {}
         """From descriptor to kind."""
         self._in = -1
+
+    def interests(self, room: bool) -> Iterator[tuple[int, int, Callable[[], None]]]:
+        """Descriptors to wait for, for what, and what to call then."""
+        wanted: dict[int, int] = {}
+        if room and self.credit >= _SMALLEST_READ:
+            wanted = dict.fromkeys(self._outputs, select.POLLIN)
+        if self._input and self._in >= 0:
+            wanted[self._in] = wanted.get(self._in, 0) | select.POLLOUT
+        for descriptor, mask in wanted.items():
+            yield descriptor, mask, _bound(self._act, descriptor, mask)
+
+    def take(self, data: bytes) -> None:
+        """Input; its end when empty."""
+        self._owed += HEADER.size
+        if self._in < 0:
+            self._owed += len(data)
+        elif data:
+            self._input += data
+        else:
+            self._end_input()
+        self._feed()
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the size of the terminal, if there is one."""
+
+    def ended(self) -> dict[str, object] | None:
+        """How it ended, once it has and everything that came out is sent."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more."""
+        self.close()
+
+    def close(self) -> None:
+        """Give its descriptors back."""
+        for descriptor in {*self._outputs, self._in} - {-1}:
+            os.close(descriptor)
+        self._outputs.clear()
+        self._in = -1
+
+    def _act(self, descriptor: int, mask: int) -> None:
+        if descriptor == self._in and mask & select.POLLOUT:
+            self._feed()
+        if descriptor in self._outputs and mask & select.POLLIN:
+            self._forward(descriptor)
+
+    def _forward(self, descriptor: int) -> None:
+        """Send on what came out."""
+        most = min(LARGEST, self.credit - HEADER.size)
+        if most <= 0:
+            return
+        try:
+            data = os.read(descriptor, most)
+        except BlockingIOError:
+            return
+        except OSError:  # a terminal that nobody holds any more, a connection that was reset
+            data = b""
+        if data:
+            self._send(self._outputs[descriptor], data)
+        else:
+            self._output_ended(descriptor)
+
+    def _send(self, kind: int, data: bytes) -> None:
+        self.credit -= HEADER.size + len(data)
+        self._agent.send(kind, self._channel, data)
+
+    def _feed(self) -> None:
+        """Hand input on."""
+        while self._input and self._in >= 0:
+            try:
+                written = os.write(self._in, self._input[:LARGEST])
+            except BlockingIOError:
+                break
+            except OSError:  # nobody reads it any more
+                self._close_input()
+                break
+            del self._input[:written]
+            self._owed += written
+        if self._input_ended and not self._input and self._in >= 0:
+            self._close_input()
+        if self._owed >= WINDOW // 4 or (self._owed and not self._input):
+            self._agent.send(CREDIT, self._channel, struct.pack(">I", self._owed))
+            self._owed = 0
+
+    def _end_input(self) -> None:
+        self._input_ended = True
+
+    def _close_input(self) -> None:
+        self._in = -1
+        self._owed += len(self._input)
+        self._input.clear()
+
+    def _output_ended(self, descriptor: int) -> None:
+        del self._outputs[descriptor]
+
+
+class Connection(Stream):
+    """A TCP connection to a server in the guest, which may be on either loopback address."""
+
+    def __init__(self, agent: Agent, channel: int, port: int) -> None:
+        super().__init__(agent, channel)
+        self._socket = self._connected(port)
+        self._in = self._socket.fileno()
+        self._outputs[self._in] = OUTPUT
+
+    @staticmethod
+    def _connected(port: int) -> socket.socket:
+        """At once, because a loopback answers at once. Raises Refused."""
+        reason = ""
+        for family, name in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            connection = None
+            try:
+                connection = socket.socket(family, socket.SOCK_STREAM)
+                connection.settimeout(1)  # it waits only while the server's queue is full
+                connection.connect((name, port))
+                connection.setblocking(False)
+            except (OSError, OverflowError) as exc:
+                reason = reason or str(getattr(exc, "strerror", None) or exc)
+                if connection is not None:
+                    connection.close()
+            else:
+                return connection
+        raise Refused(f"port {port} of the guest: {reason}")
+
+    def ended(self) -> dict[str, object] | None:
+        return None if self._outputs or self._in >= 0 else {"code": 0}
+
+    def close(self) -> None:
+        self._outputs.clear()
+        self._in = -1
+        self._socket.close()
+
+    def _close_input(self) -> None:
+        with contextlib.suppress(OSError):  # the server has closed it altogether
+            self._socket.shutdown(socket.SHUT_WR)
+        super()._close_input()
+
+    def _output_ended(self, descriptor: int) -> None:
+        super()._output_ended(descriptor)
+        self._send(OUTPUT, b"")
+
+
+class Command(Stream):
+    """A program that runs for the host, with its pipes or its terminal."""
+
+    def __init__(self, agent: Agent, channel: int, request: Request) -> None:
+        super().__init__(agent, channel)
+        self._error = b""
+        self._tty, self._detach = request.tty, request.detach
         self._started = -1
         """Ends when the program runs, and says why when it does not."""
         self._terminal = -1
@@ -341,38 +501,15 @@ class Command:
         return stdin, theirs[1], theirs[2]
 
     def interests(self, room: bool) -> Iterator[tuple[int, int, Callable[[], None]]]:
-        """Descriptors to wait for, for what, and what to call then."""
         if self._started >= 0:
             yield self._started, select.POLLIN, self._hear
-        wanted: dict[int, int] = {}
-        if room and self.credit >= _SMALLEST_READ:
-            wanted = dict.fromkeys(self._outputs, select.POLLIN)
-        if self._input and self._in >= 0:
-            wanted[self._in] = wanted.get(self._in, 0) | select.POLLOUT
-        for descriptor, mask in wanted.items():
-            yield descriptor, mask, _bound(self._act, descriptor, mask)
-
-    def take(self, data: bytes) -> None:
-        """Input for the command; its end when empty."""
-        self._owed += HEADER.size
-        if self._in < 0:
-            self._owed += len(data)
-        elif data:
-            self._input += data
-        elif self._tty:
-            self._input += b"\x04"
-            self._owed -= 1  # it was not the host that sent this byte
-        else:
-            self._input_ended = True
-        self._feed()
+        yield from super().interests(room)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Set the size of the command's terminal."""
         if self._tty and self._in >= 0:
             fcntl.ioctl(self._in, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def ended(self) -> dict[str, object] | None:
-        """How it ended, once it has and everything it wrote is sent."""
         if self._started >= 0:
             return None
         if self._error:
@@ -384,7 +521,7 @@ class Command:
         return {"code": os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else -1}
 
     def abandon(self) -> None:
-        """Nobody waits for it any more: kill it and what it started in its own process group."""
+        """Kill it and what it started in its own process group."""
         if self.status is None and not self._detach:
             try:
                 os.killpg(self.pid, signal.SIGKILL)
@@ -393,11 +530,10 @@ class Command:
         self.close()
 
     def close(self) -> None:
-        """Give its descriptors back."""
-        for descriptor in {*self._outputs, self._in, self._started, self._terminal} - {-1}:
+        for descriptor in {self._started, self._terminal} - {-1}:
             os.close(descriptor)
-        self._outputs.clear()
-        self._in = self._started = self._terminal = -1
+        self._started = self._terminal = -1
+        super().close()
 
     def _hear(self) -> None:
         piece = os.read(self._started, 4096)
@@ -406,59 +542,26 @@ class Command:
             os.close(self._started)
             self._started = -1
 
-    def _act(self, descriptor: int, mask: int) -> None:
-        if descriptor == self._in and mask & select.POLLOUT:
-            self._feed()
-        if descriptor in self._outputs and mask & select.POLLIN:
-            self._forward(descriptor)
-
-    def _forward(self, descriptor: int) -> None:
-        """Send on what the command wrote."""
-        most = min(LARGEST, self.credit - HEADER.size)
-        if most <= 0:
-            return
-        try:
-            data = os.read(descriptor, most)
-        except BlockingIOError:
-            return
-        except OSError:  # a terminal that nobody holds any more
-            data = b""
-        if data:
-            self.credit -= HEADER.size + len(data)
-            self._agent.send(self._outputs[descriptor], self._channel, data)
-            return
-        del self._outputs[descriptor]
-        if self._tty:  # closed when the command has ended: the hang-up could turn its exit status into a signal
-            self._close_input()
+    def _end_input(self) -> None:
+        if self._tty:
+            self._input += b"\x04"
+            self._owed -= 1  # it was not the host that sent this byte
         else:
-            os.close(descriptor)
-
-    def _feed(self) -> None:
-        """Give the command its input."""
-        while self._input and self._in >= 0:
-            try:
-                written = os.write(self._in, self._input[:LARGEST])
-            except BlockingIOError:
-                break
-            except OSError:  # it does not read any more
-                self._close_input()
-                break
-            del self._input[:written]
-            self._owed += written
-        if self._input_ended and not self._input and self._in >= 0:
-            self._close_input()
-        if self._owed >= WINDOW // 4 or (self._owed and not self._input):
-            self._agent.send(CREDIT, self._channel, struct.pack(">I", self._owed))
-            self._owed = 0
+            self._input_ended = True
 
     def _close_input(self) -> None:
         if self._tty:
             self._terminal = self._in
         elif self._in >= 0:
             os.close(self._in)
-        self._in = -1
-        self._owed += len(self._input)
-        self._input.clear()
+        super()._close_input()
+
+    def _output_ended(self, descriptor: int) -> None:
+        super()._output_ended(descriptor)
+        if self._tty:  # closed when the command has ended: the hang-up could turn its exit status into a signal
+            self._close_input()
+        else:
+            os.close(descriptor)
 
 
 def run(request: Request, stdio: tuple[int, int, int], told: int) -> None:
@@ -560,6 +663,88 @@ def _done(request: dict[str, Any]) -> dict[str, object]:
     raise Refused("the guest's agent is too old for this")
 
 
+def known_machine() -> str:
+    """Which machine this system believes to run on; empty when it was never told."""
+    try:
+        with open(MACHINE_FILE) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def become(machine: str, name: str, parts: list[str]) -> int:
+    """Take this machine's identity on. A system that was on another one is a copy and gets its own of all `parts`."""
+    before = known_machine()
+    if before and before != machine:
+        for part, renew in (("name", _rename), ("id", _renew_id), ("keys", _renew_keys)):
+            if part in parts:
+                renew(name)
+    os.makedirs(os.path.dirname(MACHINE_FILE), exist_ok=True)
+    _write(MACHINE_FILE, machine + "\n")
+    return 0
+
+
+def _rename(name: str) -> None:
+    before = socket.gethostname()
+    _write("/etc/hostname", name + "\n")
+    socket.sethostname(name)
+    try:
+        with open("/etc/hosts") as file:
+            lines = file.read().split("\n")
+    except OSError:
+        return
+    # Only the machine's own line; another name for 127.0.0.1 may be somebody's.
+    lines = [line.replace(before, name) if line.startswith("127.0.1.1") else line for line in lines]
+    _write("/etc/hosts", "\n".join(lines))
+
+
+def _renew_id(_: str) -> None:
+    fresh = os.urandom(16).hex() + "\n"
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        if os.path.isfile(path) and not os.path.islink(path):
+            _write(path, fresh)
+    if os.path.exists("/var/lib/systemd/random-seed"):
+        os.unlink("/var/lib/systemd/random-seed")
+    _tell("systemctl", "--no-block", "try-restart", "systemd-journald.service")  # it files by machine-id
+
+
+def _renew_keys(_: str) -> None:
+    folder = "/etc/ssh"
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    for name in names:
+        if name.startswith("ssh_host_") and name.endswith("_key"):
+            kind, path = name[len("ssh_host_") : -len("_key")], os.path.join(folder, name)
+            for left in (path + ".new", path + ".new.pub"):
+                if os.path.exists(left):
+                    os.unlink(left)
+            if _tell("ssh-keygen", "-q", "-t", kind, "-N", "", "-f", path + ".new") == 0:
+                os.replace(path + ".new.pub", path + ".pub")
+                os.replace(path + ".new", path)
+    for service in ("ssh", "sshd"):
+        if _tell("systemctl", "--no-block", "try-restart", service + ".service") == 127:
+            _tell("rc-service", "--ifstarted", service, "restart")
+
+
+def _tell(*words: str) -> int:
+    """Run a program of the system; 127 when there is none."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.execvp(words[0], words)  # noqa: S606
+        finally:
+            os._exit(127)
+    return os.WEXITSTATUS(os.waitpid(pid, 0)[1])
+
+
+def _write(path: str, text: str) -> None:
+    """Whole or not at all, and on the disk: whoever copies it a moment later shall find it."""
+    with open(path + ".new", "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + ".new", path)
+
+
 def _nothing(*_: object) -> None:
     """A handler that only lets the signal wake the poll."""
 
@@ -612,10 +797,15 @@ def _port_path() -> str:
 
 
 def main(words: list[str]) -> int:
-    """Serve `--port PATH`, or the inherited descriptor `--descriptor N`, or the port that the VM has."""
+    """Serve `--port PATH`, or the inherited descriptor `--descriptor N`, or the port that the VM has.
+
+    `--machine ID NAME PART…` takes on an identity instead.
+    """
     if words[:1] == ["--version"]:
         sys.stdout.write(f"tart-agent {VERSION}\n")
         return 0
+    if words[:1] == ["--machine"]:
+        return become(words[1], words[2], words[3:])
     try:
         if words[:1] == ["--descriptor"]:
             port = int(words[1])

@@ -16,6 +16,12 @@ SOCKET_NAME = "control.sock"
 EXEC = "/Agent/Exec"
 RESOLVE_IP = "/Agent/ResolveIP"
 
+CONNECT = "/Tartlet/Connect"
+"""A method of ours: a connection to a TCP port of the guest, a stream of IOChunk both ways; an empty one is the end."""
+
+PORT = "tartlet-port"
+"""A header of CONNECT: which port."""
+
 PATIENCE = "tartlet-patience"
 """A header of ours: seconds the server may wait for the guest's agent before it answers UNAVAILABLE."""
 

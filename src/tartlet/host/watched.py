@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 
+_LOOK = 0.02
+"""Seconds between looks where the system has no descriptor for a process."""
+
 
 class WatchedProcess:
     """A process that is not our child. Its number may be reused after its death; this object never is."""
@@ -31,6 +34,16 @@ class WatchedProcess:
             ready, _, _ = select.select([self._descriptor], [], [], seconds)
             return bool(ready)
         return _looked_up_until(lambda: not _exists(self.pid), seconds)
+
+    async def ended(self) -> None:
+        """Wait until it is gone."""
+        import anyio
+
+        if self._descriptor is not None:
+            await anyio.wait_readable(self._descriptor)
+            return
+        while _exists(self.pid):  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(_LOOK)
 
 
 @contextmanager
@@ -59,12 +72,12 @@ def _held(pid: int) -> int | None:
 
 
 def _looked_up_until(done: Callable[[], bool], seconds: float | None) -> bool:
-    """Where the system has no descriptor for a process: look every 20 ms."""
+    """Where the system has no descriptor for a process."""
     deadline = None if seconds is None else time.monotonic() + seconds
     while not done():
         if deadline is not None and time.monotonic() >= deadline:
             return False
-        time.sleep(0.02)
+        time.sleep(_LOOK)
     return True
 
 

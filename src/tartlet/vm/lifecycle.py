@@ -142,7 +142,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
 def _sweep(folder: Path) -> None:
     """Remove notes that a killed supervisor had half written. Only the holder of the VM's lock writes any."""
     for name in os.listdir(folder):
-        if name.startswith((".last-run.json.", ".network.json.")):
+        if name.startswith((".last-run.json.", ".network.json.", ".machine.")):
             removed(folder / name)
 
 

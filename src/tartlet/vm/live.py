@@ -70,7 +70,9 @@ class RunningVm:
         self.plan = plan
         self.process = process
         self.monitor = monitor
-        self.agents = GuestAgents(TartAgent(plan.own_agent), QgaCommands(QemuGuestAgent(plan.agent), plan.mac))
+        self.agents = GuestAgents(
+            TartAgent(plan.own_agent, plan.identity.greet), QgaCommands(QemuGuestAgent(plan.agent), plan.mac)
+        )
         self.serial = SerialConsole(plan.serial, folder / "serial.log")
         self.announce = log.announce
         """Notes a line in the run's log and tells it to whoever watches."""

@@ -10,11 +10,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tartlet.build.seed import valid_hostname
 from tartlet.console import audio, display, serial, vnc
 from tartlet.disk.chain import chain_of
 from tartlet.disk.model import Disk, DiskFormat
 from tartlet.errors import UserError
 from tartlet.guest import tart_agent
+from tartlet.guest.machine_identity import MachineIdentity
 from tartlet.host.paths import Home
 from tartlet.hypervisor import accel, firmware, nvram, qemu, state_file
 from tartlet.hypervisor.accel import Accelerator
@@ -39,6 +41,7 @@ from tartlet.share.serving import SharedFolders
 from tartlet.version import PRINTED_VERSION
 from tartlet.vm.folder import Layout, VmFolder
 from tartlet.vm.image_disk import copied_disk, names_image
+from tartlet.vm.machine_id import machine_id
 from tartlet.vm.model import VmConfig
 from tartlet.vm.network import cards, plugged_in
 from tartlet.vm.options import RunOptions
@@ -69,6 +72,7 @@ class Plan:
     """Our end of the first serial port."""
     lent: tuple[socket.socket, ...]
     """QEMU's ends of connected pairs; closed here once QEMU has them."""
+    identity: MachineIdentity
     network: Attachment
     folders: SharedFolders
     options: RunOptions
@@ -151,12 +155,22 @@ async def planned(
             own_agent=own,
             serial=serial_port,
             lent=(theirs, own_theirs, serial_theirs),
+            identity=_identity(vm),
             network=network,
             folders=folders,
             options=options,
             mac=config.mac_address,
             image_disks=tuple(argument.path for argument in extra if names_image(argument)),
         )
+
+
+def _identity(vm: VmFolder) -> MachineIdentity:
+    by_cloud_init = os.path.exists(vm.seed_path) and not os.path.lexists(vm.state_path)
+    return MachineIdentity(
+        id=machine_id(vm.path),
+        name=valid_hostname(vm.name),
+        parts=("id",) if by_cloud_init else ("name", "id", "keys"),  # a new seed brings new keys and the name
+    )
 
 
 def _runnable_disk(vm: VmFolder, config: VmConfig) -> Disk:
