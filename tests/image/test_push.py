@@ -25,6 +25,7 @@ from tartlet.image.cache import ImageCache
 from tartlet.image.known_images import KnownImage, known_image
 from tartlet.image.layers import Region
 from tartlet.image.layout import read_layout
+from tartlet.image.local_blobs import LocalBlobs, local_blobs
 from tartlet.image.manifest import (
     NVRAM,
     OCI_CONFIG,
@@ -58,6 +59,7 @@ NOISE = random.Random(8).randbytes(9 * MIB)
 PIECE = 2 * MIB
 SIZE = 20 * MIB + 4096
 WHEN = datetime(2026, 8, 18, 7, 8, 9, tzinfo=UTC)
+NOTHING = LocalBlobs([], (), None)
 ALICE = {"TART_REGISTRY_USERNAME": "alice", "TART_REGISTRY_PASSWORD": "s3cr:t"}
 
 
@@ -495,7 +497,7 @@ async def test_a_cached_image_gets_more_names_without_a_blob(
     by_digest = name.at_digest(digest)
     for more in (ImageName(name.host, name.namespace, tag="two"), fresh(before)):
         before.seen.clear()
-        result = await copy_image(registries, targets_of([more]), by_digest, raw, scratch=tmp_path)
+        result = await copy_image(registries, targets_of([more]), by_digest, raw, local=NOTHING, scratch=tmp_path)
         assert (result.sent, result.digest, sent(before)) == (0, digest, 0)
         assert await repository_of(registries, more).manifest(more.reference) == raw
         assert before.count("GET", BLOBS) == 0
@@ -524,7 +526,7 @@ async def test_a_cached_image_goes_to_another_registry_with_its_digest(
     (tmp_path / "other").mkdir()
     async with real_registry(tmp_path / "other") as other:
         there = ImageName(other, "a/b", tag="x")
-        result = await copy_image(registries, targets_of([there]), by_digest, None, scratch=tmp_path)
+        result = await copy_image(registries, targets_of([there]), by_digest, None, local=NOTHING, scratch=tmp_path)
         assert await repository_of(registries, there).manifest("x") == raw
         assert result.sent == stacked.size + document.config.size
         copy = await repository_of(registries, there).read_blob(stacked)
@@ -532,9 +534,38 @@ async def test_a_cached_image_goes_to_another_registry_with_its_digest(
         before.faults.append(Fault("GET", stacked.digest, times=2, change=lambda body: body + b"x"))
         with pytest.raises(ExceptionGroup) as failure:
             await copy_image(
-                registries, targets_of([ImageName(other, "c/d", tag="x")]), by_digest, raw, scratch=tmp_path
+                registries,
+                targets_of([ImageName(other, "c/d", tag="x")]),
+                by_digest,
+                raw,
+                local=NOTHING,
+                scratch=tmp_path,
             )
         assert isinstance(failure.value.exceptions[0], CorruptBlob)
+
+
+@pytest.mark.parametrize("foreign", [False, True], ids=["ours", "foreign"])
+async def test_a_cached_image_is_made_anew_where_that_gives_its_very_blobs(
+    registries: Registries, name: ImageName, disk: Path, before: Front, tmp_path: Path, *, foreign: bool
+) -> None:
+    if foreign:
+        await foreign_image(repository_of(registries, name), "one", disk, PIECE)
+    else:
+        await pushed_disk(registries, disk, name)
+    cache = ImageCache(home_in(tmp_path))
+    image = (await pull(cache, repository_of(registries, name), name)).image
+    before.seen.clear()
+    (tmp_path / "other").mkdir()
+    async with real_registry(tmp_path / "other") as other:
+        there = ImageName(other, "a/b", tag="x")
+        with local_blobs(image) as local:
+            result = await copy_image(
+                registries, targets_of([there]), image.name, image.manifest(), local=local, scratch=tmp_path
+            )
+        assert result.digest == image.digest
+        assert same(await pulled_disk(registries, there, tmp_path), disk)
+    blobs = {layer.digest for layer in read_manifest(result.manifest).layers[1:-1]}
+    assert before.count("GET", BLOBS) == 1 + (len(blobs) if foreign else 0)  # nobody keeps the OCI config
 
 
 async def test_skopeo_takes_the_image_to_another_registry_and_a_folder(

@@ -13,7 +13,8 @@ import anyio
 from anyio import to_thread
 
 from tartlet.host.copying import trouble_writing
-from tartlet.image.bodies import from_file
+from tartlet.image.bodies import BlobBytes, from_file
+from tartlet.image.local_blobs import LocalBlobs
 from tartlet.image.manifest import Descriptor, Manifest, digest_of, read_manifest
 from tartlet.image.piece_writer import CorruptBlob
 from tartlet.image.progress import Counter, TransferProgress, TransferReport, silent
@@ -30,6 +31,7 @@ async def copy_image(
     name: ImageName,
     manifest: bytes | None,
     *,
+    local: LocalBlobs,
     scratch: Path,
     at_once: int = 4,
     chunk_size: int = 0,
@@ -38,7 +40,7 @@ async def copy_image(
     """Put the image `name` (by its digest) under every target.
 
     `manifest` are the bytes that were received with it, None when they were not kept. Blobs that a target lacks are
-    mounted from the image's own repository or copied from there, through files in `scratch`.
+    mounted from the image's own repository, made of its files, or copied from there, through files in `scratch`.
     Raises BadManifest, CorruptBlob, FileTrouble and what `Repository` raises, in groups too.
     """
     source, sent = registries.repository(name.host, name.namespace), 0
@@ -50,7 +52,7 @@ async def copy_image(
         repository = registries.repository(target.host, target.namespace)
         destination = Destination(repository, target, chunk_size=chunk_size)
         if await destination.manifest(name.reference) is None:
-            copying = _Copying(source, name, destination, scratch)
+            copying = _Copying(source, name, destination, local, scratch)
             await copying.run(image, f"copying {name} to {target}", report, max(1, at_once))
         await destination.name(manifest, image.media_type)
         sent += destination.sent
@@ -60,8 +62,11 @@ async def copy_image(
 class _Copying:
     """An image on its way from one repository to another."""
 
-    def __init__(self, source: Repository, name: ImageName, destination: Destination, scratch: Path) -> None:
-        self._source, self._name, self._destination, self._scratch = source, name, destination, scratch
+    def __init__(
+        self, source: Repository, name: ImageName, destination: Destination, local: LocalBlobs, scratch: Path
+    ) -> None:
+        self._source, self._name, self._destination = source, name, destination
+        self._local, self._scratch = local, scratch
 
     async def run(self, image: Manifest, stage: str, report: TransferReport, at_once: int) -> None:
         """Have all of its blobs there."""
@@ -78,12 +83,12 @@ class _Copying:
                 if await self._destination.obtained(blob, self._name):
                     counter.reuse(blob.size)
                     continue
-                await self._fetch(blob, spool.fileno())
-                await self._destination.send(blob, from_file(spool.fileno()))
+                data = await self._local.blob(blob, spool.fileno())
+                await self._destination.send(blob, data or await self._fetched(blob, spool.fileno()))
                 counter.move(blob.size)
 
-    async def _fetch(self, blob: Descriptor, spool: int) -> None:
-        """Have a whole, verified blob in the spool file; one that came damaged is fetched once more."""
+    async def _fetched(self, blob: Descriptor, spool: int) -> BlobBytes:
+        """A whole, verified blob in the spool file; one that came damaged is fetched once more."""
         digest, at = hashlib.sha256(), 0
         for _ in range(2):
             os.ftruncate(spool, 0)
@@ -95,7 +100,7 @@ class _Copying:
                     await to_thread.run_sync(self._write, spool, part, at, digest)
                     at += len(part)
             if at == blob.size and f"sha256:{digest.hexdigest()}" == blob.digest:
-                return
+                return from_file(spool)
         raise CorruptBlob(blob.digest, f"the registry sent {at} bytes with the digest sha256:{digest.hexdigest()}")
 
     def _write(self, spool: int, part: bytes, at: int, digest: hashlib._Hash) -> None:

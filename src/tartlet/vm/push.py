@@ -12,6 +12,7 @@ from anyio import to_thread
 
 from tartlet.image import origin
 from tartlet.image.cache import ImageCache
+from tartlet.image.local_blobs import local_blobs
 from tartlet.image.populate import filled_from, filled_with, populate
 from tartlet.image.progress import TransferReport, silent
 from tartlet.image.push import Pushed, push_image
@@ -93,13 +94,14 @@ async def _push_image(
     cache = ImageCache(store.home)
     image = cache.open(parse(name))
     targets = targets_of(names, digest=image.digest)
-    with cache.using(image):
+    with cache.using(image), local_blobs(image) as local:
         async with opened(insecure=options.insecure, at_once=options.at_once) as registries:
             pushed = await copy_image(
                 registries,
                 targets,
                 image.name,
                 image.manifest(),
+                local=local,
                 scratch=store.home.tmp,
                 at_once=options.at_once,
                 chunk_size=options.chunk_size,
