@@ -16,6 +16,8 @@ BlobBytes = Callable[[int, int], AsyncIterator[bytes]]
 """Gives the bytes of a blob from one offset up to another; asked again for each attempt."""
 
 _PART = 1024 * 1024
+_READ = 4 * _PART
+"""Bytes of a file for each visit to a worker thread, which on a busy machine waits for its turn."""
 
 
 def one_part(data: bytes) -> Body:
@@ -45,11 +47,12 @@ def from_file(descriptor: int, offset: int = 0) -> BlobBytes:
     async def parts(start: int, end: int) -> AsyncGenerator[bytes]:
         at = start
         while at < end:
-            part = await to_thread.run_sync(os.pread, descriptor, min(_PART, end - at), offset + at)
-            if not part:
+            read = await to_thread.run_sync(os.pread, descriptor, min(_READ, end - at), offset + at)
+            if not read:
                 raise BadAnswer("a file became shorter while it was sent")
-            yield part
-            at += len(part)
+            for first in range(0, len(read), _PART):
+                yield read[first : first + _PART]
+            at += len(read)
 
     return parts
 
