@@ -26,7 +26,7 @@ async def stream_exec(agent: TartAgent, command: Command, stream: ExecStream) ->
     """
     end: End | UserError = AgentUnavailable()
     async with agent.request(exec_request(command)) as channel, anyio.create_task_group() as tasks:
-        tasks.start_soon(_feed, stream, channel)
+        tasks.start_soon(_feed, stream, channel, command.tty)
         try:
             end = await _follow(stream, channel)
         except UserError as exc:  # raised outside the group, so unwrapped
@@ -49,14 +49,17 @@ async def _follow(stream: ExecStream, channel: Channel) -> End:
     return await channel.outcome(stdout, stderr)
 
 
-async def _feed(stream: ExecStream, channel: Channel) -> None:
-    """Input and sizes of the client's terminal. A client that says it sends nothing more has ended its input."""
+async def _feed(stream: ExecStream, channel: Channel, tty: bool) -> None:
+    """Input and sizes of the client's terminal. A client that says it sends nothing more has ended its input.
+
+    On a terminal the end of input is a key like others: more may follow, and sizes.
+    """
     try:
         async for request in stream:
             kind = request.WhichOneof("type")
             if kind == "standard_input":
                 await channel.give(request.standard_input.data)
-                if not request.standard_input.data:
+                if not request.standard_input.data and not tty:
                     break
             elif kind == "terminal_resize":
                 channel.resize(request.terminal_resize.rows, request.terminal_resize.cols)
