@@ -31,7 +31,8 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
     descriptors.mkdir(parents=True)
     (descriptors / "10-own.json").write_text(json.dumps({"type": "fs", "binary": path}))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    assert virtiofsd.find() == virtiofsd.Virtiofsd(path, in_rust=request.param == "Rust")
+    found = virtiofsd.find()
+    assert (found.path, found.in_rust) == (path, request.param == "Rust")
     return str(request.param)
 
 
@@ -60,10 +61,12 @@ async def guest_with(tmp_path: Path, values: Sequence[str]) -> AsyncGenerator[Gu
         booted(tmp_path / "vm", more=folders.devices) as machine,
     ):
         await machine.monitor.cont()
+        machine.agent.settimeout(100)  # it boots first
         yield Guest(machine, folders)
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("kind")
 async def test_a_guest_works_in_its_folders(tmp_path: Path) -> None:
     work, kept, alone = (tmp_path / name for name in ("work", "kept", "alone"))

@@ -22,6 +22,7 @@ from tartlet.share import kernel, seccomp
 from tartlet.share.idmap import GUEST_USER, ids_of, only, swapped
 
 SOURCE = "{source}"
+NO_NAMESPACES = "this system forbids namespaces to the sandbox of shared folders"
 
 _NOT_ALLOWED = (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EUSERS, errno.ENOSYS)
 """How systems say that this process may have no namespaces; ENOSPC stands for a limit of zero."""
@@ -52,13 +53,17 @@ class Jail:
     folders: list[Folder]
     words: list[str]
     """virtiofsd's, with SOURCE where the folder to share belongs."""
+    guarded: bool
+    """virtiofsd itself was told to let nothing be written."""
 
     @classmethod
     def read(cls, text: str) -> Jail:
         """The same from JSON."""
         told: dict[str, Any] = json.loads(text)
         folders = [Folder(**folder) for folder in told["folders"]]
-        return cls(parent=told["parent"], root=told["root"], folders=folders, words=told["words"])
+        return cls(
+            parent=told["parent"], root=told["root"], folders=folders, words=told["words"], guarded=told["guarded"]
+        )
 
 
 def main() -> None:
@@ -70,7 +75,7 @@ def main() -> None:
         # A path of which no part has to be quoted. (virtiofsd changes its working directory: that would not do.)
         os.execv(jail.words[0], [word.replace(SOURCE, f"/proc/self/fd/{source}/.") for word in jail.words])  # noqa: S606 - this is what the process is for
     except OSError as exc:
-        sys.exit(f"{exc.filename or 'the sandbox of shared folders'}: {exc.strerror}")
+        sys.exit(f"{exc.filename}: {exc.strerror}" if exc.filename else exc.strerror)
 
 
 def _entered(jail: Jail) -> str:
@@ -93,8 +98,10 @@ def _entered(jail: Jail) -> str:
 
 def _without_namespaces(jail: Jail, cause: OSError) -> str:
     """In containers that allow no namespaces one folder can still be shared, under the host's ids."""
-    if cause.errno not in _NOT_ALLOWED or any(folder.name or folder.read_only for folder in jail.folders):
+    if cause.errno not in _NOT_ALLOWED:
         raise cause
+    if any(folder.name or (folder.read_only and not jail.guarded) for folder in jail.folders):
+        raise OSError(cause.errno, f"{NO_NAMESPACES} ({cause.strerror})") from cause
     return jail.folders[0].path
 
 

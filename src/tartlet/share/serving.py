@@ -108,7 +108,7 @@ async def _served(program: Virtiofsd, group: Group, tmp: Path) -> AsyncGenerator
         ours = held.enter_context(connected(work, "socket"))
         (work / "root").mkdir()
         words = [sys.executable, "-I", "-S", "-c", _INTO_JAIL, str(_PACKAGES)]
-        words.append(_jail(group, work / "root", program.words(listener.fileno())))
+        words.append(_jail(program, group, work / "root", listener.fileno()))
         server = spawned(words, log_file=work / "log", pass_fds=[listener.fileno()], grace=_GRACE)
         process = await held.enter_async_context(server)
         listener.close()
@@ -116,9 +116,17 @@ async def _served(program: Virtiofsd, group: Group, tmp: Path) -> AsyncGenerator
         yield ours, process
 
 
-def _jail(group: Group, root: Path, words: list[str]) -> str:
-    folders = [{"path": share.path, "name": share.name, "read_only": share.read_only} for share in group.shares]
-    return json.dumps({"parent": os.getpid(), "root": str(root), "folders": folders, "words": words})
+def _jail(program: Virtiofsd, group: Group, root: Path, listener: int) -> str:
+    """What `jail.Jail` reads."""
+    guarded = program.can_guard and all(share.read_only for share in group.shares)
+    told = {
+        "parent": os.getpid(),
+        "root": str(root),
+        "folders": [{"path": share.path, "name": share.name, "read_only": share.read_only} for share in group.shares],
+        "words": program.words(listener, guarded=guarded),
+        "guarded": guarded,
+    }
+    return json.dumps(told)
 
 
 async def _answering(group: Group, ours: socket.socket, process: Process) -> None:
@@ -149,9 +157,8 @@ async def _received(ours: socket.socket, size: int) -> bool:
 
 
 def _hint(why: str) -> str:
-    if "Operation not permitted" in why or "Permission denied" in why:
-        return (
-            "this host or container forbids user namespaces; without them root, or the virtiofsd written in Rust, can "
-            "share one folder for each tag, not read-only"
-        )
+    if "forbids namespaces" in why:
+        return "without them one folder for each tag can be shared, without a name and not read-only"
+    if "chroot" in why:
+        return "this host forbids user namespaces; install the virtiofsd written in Rust, which needs none"
     return "try it with TART_LOG=debug for the words virtiofsd was started with"

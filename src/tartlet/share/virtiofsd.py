@@ -34,9 +34,11 @@ class Virtiofsd:
 
     path: str
     in_rust: bool
+    can_guard: bool = False
+    """Whether it can be told to let nothing be written."""
 
-    def words(self, listener: int) -> list[str]:
-        """Its words in a jail; `listener` is the socket that QEMU is connected to already.
+    def words(self, listener: int, *, guarded: bool = False) -> list[str]:
+        """Its words in a jail; `listener` is the socket that QEMU is connected to already. `guarded`: see `can_guard`.
 
         What a file is called and when it changed the guest asks again after a second (`cache=auto`). Device nodes
         cannot be made. Its own sandbox is the one that asks least of the system: the jail is the stronger one.
@@ -45,7 +47,7 @@ class Virtiofsd:
             return [
                 *(self.path, "--fd", str(listener), "--shared-dir", _SOURCE, "--sandbox", "none", "--cache", "auto"),
                 *("--announce-submounts", "--inode-file-handles=never", "--rlimit-nofile", "0"),
-                *("--modcaps=-mknod", "--log-level", "error"),
+                *("--modcaps=-mknod", "--log-level", "error", *(["--readonly"] if guarded else [])),
             ]
         return [
             *(self.path, f"--fd={listener}", "-o", f"source={_SOURCE},sandbox=chroot,cache=auto,announce_submounts"),
@@ -60,7 +62,8 @@ def find(folders: Sequence[Path] | None = None) -> Virtiofsd:
     """
     for path in _candidates(standard_folders("vhost-user") if folders is None else folders):
         if os.access(path, os.X_OK):
-            return Virtiofsd(path, in_rust="--shared-dir" in _help(path))
+            options = _help(path)
+            return Virtiofsd(path, in_rust="--shared-dir" in options, can_guard="--readonly" in options)
     raise ToolMissing("virtiofsd", _HINT)
 
 
