@@ -9,8 +9,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cached_images import CONFIG
+from cached_images import CONFIG, put
 from command import Called, tart, tart_beside
+from disk_files import mounted
 from killed import deaths
 from pulls import NOISE, PIECE, blobs_got, cache_of, cached_disk, named, same
 from pushed_images import disk_file, pushed
@@ -19,6 +20,7 @@ from stacked_images import stacked_blobs, stacked_manifest
 from tartlet.host.paths import Home
 from tartlet.image import origin
 from tartlet.image.bodies import from_bytes
+from tartlet.image.cache import ImageCache
 from tartlet.image.manifest import OCI_CONFIG, blob_descriptor
 from tartlet.image.reference import parse
 from tartlet.image.registry import Repository
@@ -175,6 +177,19 @@ async def test_killed_at_any_moment_there_is_the_whole_vm_or_none(
             store.delete("vm")
         assert same(cached_disk(home, name), disk), f"a changed image after point {point}"
     assert same(flat(home, "vm", tmp_path / "flat.img"), disk)
+
+
+@pytest.mark.needs_root
+def test_a_cache_on_another_file_system_is_copied_from_and_said_so(home: Path, tmp_path: Path) -> None:
+    with mounted(tmp_path / "small.img", 64 * MIB, "mkfs.ext4", "-q", "-m", "0") as point:
+        home.mkdir()
+        (home / "cache").symlink_to(point)
+        name, content = "ghcr.io/org/vm:one", NOISE[: 4 * MIB]
+        put(ImageCache(Home(home).prepared()), name, 1, content)
+        assert tart(home, "clone", name, "vm").err == "copied 4 MB of disk, which could not be shared\n"
+        assert (home / "vms" / "vm" / "disk.img").read_bytes() == content
+        assert tart(home, "delete", name).code == 0
+        assert list(point.glob("tmp/*")) == []
 
 
 def test_a_local_clone_is_told_to_programs_as_well(home: Path) -> None:

@@ -18,7 +18,7 @@ from tartlet.host.ranges import copy_range, share_range
 from tartlet.image.layers import Region, content_digest
 from tartlet.image.layout import Piece, looks_stacked, read_layout
 from tartlet.image.manifest import read_manifest
-from tartlet.image.piece_writer import punch_hole
+from tartlet.image.piece_writer import punch_hole, start_writing_back
 from tartlet.image.source import RawSource
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,8 @@ def take(piece: Piece, place: Whereabouts, target: int, path: Path) -> Iterator[
         if found != piece.content_digest:
             log.debug("%s does not hold %s at %d", place.path, piece.content_digest, place.offset)
             punch_hole(target, piece.offset, piece.size)
+        else:
+            start_writing_back(target, piece.offset, piece.size)
         yield found == piece.content_digest
     except OSError as exc:
         raise trouble_writing(path, exc) from exc
