@@ -24,7 +24,7 @@ from pathlib import Path
 import anyio
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from pushed_images import pushed
+from pushed_images import half_noise, pushed
 from registries import real_registry
 from tartlet.host.paths import Home
 from tartlet.image.cache import ImageCache
@@ -56,7 +56,7 @@ async def main() -> None:
 
 async def measure(place: Path, host: str, size: int, piece: int) -> None:
     disk = place / "disk.img"
-    make_disk(disk, size)
+    half_noise(disk, size)
     async with opened(insecure=True, environment={"HOME": str(place)}) as registries:
         repository = registries.repository(host, "bench/vm")
         await pushed(repository, "one", disk, piece=piece)
@@ -98,14 +98,6 @@ async def measure(place: Path, host: str, size: int, piece: int) -> None:
         most = max(most, memory)
         print(f"pull of {tag:<6}{took:6.2f} s")
     print(f"peak memory   {most:6} MiB")
-
-
-def make_disk(path: Path, size: int) -> None:
-    noise = random.Random(3)
-    text = b"".join(b"%d the quick brown fox\n" % number for number in range(50_000))[:MIB]
-    with path.open("wb") as file:
-        for at in range(0, size, MIB):
-            file.write(noise.randbytes(MIB) if at // MIB % 2 else text)
 
 
 async def drain() -> None:
