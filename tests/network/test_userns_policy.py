@@ -156,6 +156,16 @@ async def test_what_a_guest_is_refused_is_written_down(tmp_path: Path) -> None:
     }
 
 
+async def test_a_host_only_guest_gets_no_answers_from_the_dns_of_another_network() -> None:
+    asked = dns.message.make_query("tiny1.tart.internal", "A").to_wire()
+    async with guest(asking(2, NetworkMode.NAT)), guest(asking(1, NetworkMode.HOST)) as (attachment, tap):
+        own = str(attachment.record.guest_address)
+        router = tap.hardware_of(own, NEIGHBOUR_GATEWAY)
+        assert router is not None
+        tap.send(udp_frame(tap.mac, router, own, GATEWAY, 5555, 53, asked))
+        assert not [frame for frame in tap.frames(0.5) if frame[36:38] == (5555).to_bytes(2, "big")]
+
+
 async def test_questions_for_names_are_answered_while_only_names_are_allowed() -> None:
     asked = dns.message.make_query("tiny1.tart.internal", "A")
     async with guest(asking(1, NetworkMode.SOFTNET, "github.com", "0.0.0.0/0")) as (attachment, tap):

@@ -120,9 +120,14 @@ class Userns:
 
 
 def _policy(request: AttachRequest) -> Policy | None:
-    if request.mode is not NetworkMode.SOFTNET:
-        return None
-    return Policy.parse(request.allow, request.block, request.expose)
+    """A host-only VM has a policy too: its gateway also has the addresses of other networks, and serves DNS there."""
+    match request.mode:
+        case NetworkMode.SOFTNET:
+            return Policy.parse(request.allow, request.block, request.expose)
+        case NetworkMode.HOST:
+            return Policy()
+        case _:
+            return None
 
 
 def _forbidden() -> Lack | None:
