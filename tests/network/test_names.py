@@ -220,10 +220,8 @@ async def test_many_questions_at_once_get_their_own_answers() -> None:
 @pytest.mark.needs_root
 async def test_only_the_vm_itself_is_answered_by_its_relay() -> None:
     async with laid_out(Policy.parse("one.site.example"), Policy.parse("0.0.0.0/0")) as lab, asking(lab):
-        ports = lab.host.run("ss", "-Hnul").stdout.split()
-        (port,) = [
-            int(word.rpartition(":")[2]) for word in ports if word.startswith(f"{GATEWAY}:") and ":53" not in word
-        ]
+        bound = [word.rpartition(":") for word in lab.host.run("ss", "-Hnul").stdout.split()]
+        (port,) = {int(number) for address, _, number in bound if address == GATEWAY and number not in ("53", "*")}
         with entered(lab.vms[1]), socket.socket(type=socket.SOCK_DGRAM) as stranger:
             stranger.settimeout(0.5)
             stranger.sendto(query("one.site.example"), (GATEWAY, port))

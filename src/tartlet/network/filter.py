@@ -65,9 +65,8 @@ class Filter:
             new = self._in_force.followed_by(policy)
             with anyio.CancelScope(shield=True):  # else nobody would know which of the two is in force
                 *prepared, switch = policy_steps(self.plug, new, self._in_force)
-                for step in prepared:
+                for step in filter(None, (*prepared, self._opened(new, self._names), switch)):
                     await self._rules.load(step)
-                await self._rules.load(f"{switch}\n{self._opened(new, self._names)}")
                 self._in_force = new
 
     async def learn(self, name: str, found: Iterable[Found]) -> None:

@@ -1,9 +1,10 @@
 """A policy as `nft` input: the sets and chains that decide about a VM's packets, and how one replaces another.
 
-A policy stands in a slot, `a` or `b`, that its sets are named for. The next one fills the other slot, and then one
-transaction turns the VM's chain to it: no packet meets half a policy. A policy of usual size is just that transaction.
-The sets of a large one are filled before, because a process without rights on the host can send no more than
-net.core.wmem_default, about 200 KiB, to the kernel at once.
+A policy stands in a slot, `a` or `b`, that its sets are named for. The next one fills the sets of the other slot, and
+then one transaction turns the VM's chain to them: no packet meets half a policy. Filling takes transactions of its own,
+because Linux shows new rules a moment before new elements of sets with ranges and ports (seen with 6.18: a packet in
+that moment finds them empty); and a process without rights on the host can send no more than net.core.wmem_default,
+about 200 KiB, at once.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ size 1024; timeout 1d; counter; }
     set refused_other { type ipv4_addr . inet_proto; flags dynamic, timeout; size 1024; timeout 1d; counter; }"""
 """Destinations that were refused, counted, and forgotten a day after the last packet. Further ones are only dropped."""
 
-NAMED_SETS = """set named { type ipv4_addr; flags timeout; size 8192; }
-    set named_ports { type ipv4_addr . inet_service; flags interval, timeout; size 8192; }
-    set in_use { type ipv4_addr; flags dynamic, timeout; size 8192; timeout 10m; }
-    set in_use_ports { type ipv4_addr . inet_service; flags dynamic, timeout; size 8192; timeout 10m; }"""
-"""Addresses of allowed names, each for as long as its name server said; and those in use, until they rest so long."""
+
+def named_sets(slot: str) -> str:
+    """Addresses of allowed names, each for as long as its name server said; those in use, until they rest so long."""
+    return f"""set named_{slot} {{ type ipv4_addr; flags timeout; size 8192; }}
+    set named_ports_{slot} {{ type ipv4_addr . inet_service; flags interval, timeout; size 8192; }}
+    set in_use_{slot} {{ type ipv4_addr; flags dynamic, timeout; size 8192; timeout 10m; }}
+    set in_use_ports_{slot} {{ type ipv4_addr . inet_service; flags dynamic, timeout; size 8192; timeout 10m; }}"""
+
 
 REMEMBER = """meta l4proto { tcp, udp } update @refused { ip daddr . ip protocol . th dport counter }
         meta l4proto != { tcp, udp } update @refused_other { ip daddr . ip protocol counter }
@@ -58,13 +62,12 @@ def policy_steps(plug: Plug, new: InForce, old: InForce | None = None) -> list[s
     """
     table = judging_table(plug, new)
     filled, chains = _parts(plug, new)
-    emptied = (f"flush set bridge {plug.table} {name}" for name in ("named", "named_ports", "in_use", "in_use_ports"))
-    switch = [f"flush chain bridge {plug.table} judge", *emptied, *chains, *(_taken_away(plug, old) if old else [])]
+    switch = [f"flush chain bridge {plug.table} judge", *chains, *(_taken_away(plug, old) if old else [])]
     pieces = [piece for one in filled for piece in _pieces(table, one)]
-    cleared = [*_cleared(plug, new), *(_empty(table, one) for one in filled)]
+    ready = "\n".join([*_made_ready(plug, new), *(_empty(table, one) for one in filled)])
     if sum(len(one.elements) for one in filled) <= _AT_ONCE:
-        return ["\n".join([*cleared, *pieces, *switch])]
-    return ["\n".join(cleared), *pieces, "\n".join(switch)]
+        return ["\n".join([ready, *pieces]), "\n".join(switch)]
+    return [ready, *pieces, "\n".join(switch)]
 
 
 def flow_table(plug: Plug, slot: str) -> str:
@@ -93,7 +96,7 @@ def _parts(plug: Plug, one: InForce) -> tuple[list[_Set], list[str]]:
     outgoing = one.policy.rules(Way.OUT, plug.gateway)
     sent = f"sent_{one.slot}"
     if not one.policy.directional:
-        rules = [f"{judge} {rule}" for rule in _judging(outgoing, "ip daddr", "th dport", sent)]
+        rules = [f"{judge} {rule}" for rule in _judging(outgoing, "ip daddr", "th dport", sent, one.slot)]
         return _sets(outgoing, sent), rules
     incoming = one.policy.rules(Way.IN, plug.gateway)
     got = f"got_{one.slot}"
@@ -113,10 +116,10 @@ def _sets(rules: Rules, prefix: str) -> list[_Set]:
     return found
 
 
-def _judging(rules: Rules, address: str, port: str, prefix: str) -> Iterator[str]:
+def _judging(rules: Rules, address: str, port: str, prefix: str, slot: str) -> Iterator[str]:
     """The rules of a chain that decides by the VM's peer: elements with ports before those without."""
     ported = f"meta l4proto {{ tcp, udp }} {address} . {port}"
-    named_ports = _by_name(rules, ported, f"{address} . {port}", "_ports")
+    named_ports = _by_name(rules, ported, f"{address} . {port}", "_ports", slot)
     levels = port_levels(rules)
     if not levels or levels[0].length != 32:
         yield from named_ports
@@ -127,17 +130,18 @@ def _judging(rules: Rules, address: str, port: str, prefix: str) -> Iterator[str
             yield from named_ports
         if level.allowed:
             yield f"{ported} @{prefix}_{level.length}_open accept"
-    yield from _by_name(rules, address, address, "")
+    yield from _by_name(rules, address, address, "", slot)
     yield f"{address} @{prefix} accept"
     yield "goto refuse"
 
 
-def _by_name(rules: Rules, matched: str, key: str, suffix: str) -> list[str]:
+def _by_name(rules: Rules, matched: str, key: str, suffix: str, slot: str) -> list[str]:
     """The rules for allowed names, with or without ports. An address in use stays reachable after its name's time."""
     if not any(target.domain and bool(target.ports) is bool(suffix) for target in rules.allow):
         return []
-    kept = f"update @in_use{suffix} {{ {key} }} accept"
-    return [f"{matched} @named{suffix} {kept}", f"{matched} @in_use{suffix} {kept}", f"{matched} @named{suffix} accept"]
+    named, in_use = f"@named{suffix}_{slot}", f"@in_use{suffix}_{slot}"
+    kept = f"update {in_use} {{ {key} }} accept"
+    return [f"{matched} {named} {kept}", f"{matched} {in_use} {kept}", f"{matched} {named} accept"]
 
 
 def names_input(plug: Plug, one: InForce, names: Iterable[tuple[IPv4Address, Ports | None, int]]) -> str:
@@ -145,7 +149,10 @@ def names_input(plug: Plug, one: InForce, names: Iterable[tuple[IPv4Address, Por
     table = judging_table(plug, one)
     lines: list[str] = []
     for address, ports, seconds in names:
-        where, element = (f"{table} named_ports", f"{address} . {ports}") if ports else (f"{table} named", f"{address}")
+        name, element = (
+            (f"named_ports_{one.slot}", f"{address} . {ports}") if ports else (f"named_{one.slot}", f"{address}")
+        )
+        where = f"{table} {name}"
         # Added, so that it can be removed: an element that is there already would keep its old time.
         lines += [f"add element {where} {{ {element} }}", f"delete element {where} {{ {element} }}"]
         lines.append(f"add element {where} {{ {element} timeout {seconds}s }}")
@@ -156,13 +163,13 @@ def _places(members: Sequence[tuple[IPv4Network, Ports]]) -> tuple[str, ...]:
     return tuple(f"{network} . {ports}" for network, ports in members)
 
 
-def _cleared(plug: Plug, one: InForce) -> list[str]:
-    """The input that makes the slot ready: a new table for flows."""
-    directional = one.policy is not None and one.policy.directional
-    if not directional:
-        return []
+def _made_ready(plug: Plug, one: InForce) -> list[str]:
+    """The input that empties the slot: a new table for flows, else the sets of names."""
+    if one.policy is None or not one.policy.directional:
+        names = ("named", "named_ports", "in_use", "in_use_ports") if one.policy and one.policy.domains else ()
+        return [f"flush set bridge {plug.table} {name}_{one.slot}" for name in names]
     table = f"inet {flow_table(plug, one.slot)}"
-    body = f"flags owner;\n    {NAMED_SETS}\n    {REFUSED_SETS}"
+    body = f"flags owner;\n    {named_sets(one.slot)}\n    {REFUSED_SETS}"
     return [f"add table {table} {{ flags owner; }}", f"delete table {table}", f"table {table} {{\n    {body}\n}}"]
 
 
@@ -193,7 +200,7 @@ def _flow_chains(plug: Plug, slot: str, outgoing: tuple[Rules, str], incoming: t
     address and port, and the peer as the VM knows it. What conntrack cannot place has no direction and is dropped.
     """
     chains = "".join(
-        f"\n    chain {name} {{\n        " + "\n        ".join(_judging(rules, address, port, prefix)) + "\n    }"
+        f"\n    chain {name} {{\n        " + "\n        ".join(_judging(rules, address, port, prefix, slot)) + "\n    }"
         for name, (rules, prefix), address, port in (
             ("own_sends", outgoing, "ip daddr", "th dport"),
             ("own_receives", outgoing, "ip saddr", "th sport"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Network
 
-from tartlet.network.judging import NAMED_SETS, REFUSED_SETS, REMEMBER, InForce, flow_table, policy_steps
+from tartlet.network.judging import REFUSED_SETS, REMEMBER, InForce, flow_table, named_sets, policy_steps
 from tartlet.network.plug import Plug, interface
 from tartlet.network.policy import Exposure, Policy
 
@@ -95,7 +95,8 @@ def _bridge_table(plug: Plug) -> str:
     own = f"{{ 0.0.0.0, {plug.address} }}"
     return f"""table bridge {plug.table} {{
     flags owner;
-    {NAMED_SETS}
+    {named_sets("a")}
+    {named_sets("b")}
     {REFUSED_SETS}
     chain refuse {{
         {REMEMBER}
