@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -17,9 +18,10 @@ import pytest
 from namespaces import Namespace
 from standing_networks import PARTS, parts
 from tap_guest import ACK, TapGuest
-from tartlet.network import links
+from tartlet.network import links, wire
 from tartlet.network.attachment import Attachment, AttachRequest, BackendUnusable
 from tartlet.network.record import NetworkRecord
+from tartlet.network.status import shared_networks
 from tartlet.network.userns import Userns
 from vm_lab import until
 
@@ -206,6 +208,85 @@ def test_twenty_supervisors_start_at_the_same_moment() -> None:
     assert len(told) == 20
     assert sorted(standing) == list(PARTS)
     until(lambda: not parts(), "the network to end")
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"", b"{", b"[]", b"{}", b'{"do": 1}', b'{"do": "attach"}', b'{"do": "isolate"}', b"\xff" * 1000]
+)
+async def test_nonsense_hangs_up_on_nobody_but_its_sender(nonsense: bytes) -> None:
+    async with guest(1) as (_, tap):
+        with wire.new_socket() as connection:
+            connection.connect(wire.name("userns"))
+            connection.settimeout(5)
+            connection.send(nonsense)
+            with suppress(ConnectionResetError):
+                assert b"networks" not in connection.recv(1000)
+        assert tap.leased() is not None
+
+
+@pytest.mark.parametrize("user", [1000, 65534])
+async def test_other_users_are_not_let_in(user: int) -> None:
+    name = wire.name("userns")
+    script = (
+        f"import os, socket; os.setuid({user})\n"
+        f"s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect({name!r})\n"
+        's.settimeout(5); s.send(b\'{"do": "status"}\'); print(s.recv(1000))'
+    )
+    async with Userns().attach(asking(1)):
+        done = await anyio.run_process([sys.executable, "-c", script], check=False)
+        assert b"networks" not in done.stdout
+        assert done.stdout.strip() in (b"b''", b"")  # hung up, or the connection reset
+
+
+async def test_a_network_that_another_user_pretends_to_hold_is_not_used() -> None:
+    name = wire.name("userns")
+    script = (
+        "import os, socket, sys; os.setuid(65534)\n"
+        f"s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.bind({name!r}); s.listen()\n"
+        "print('.', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", script]
+    with subprocess.Popen(words, stdin=-1, stdout=-1, text=True) as squatter:  # noqa: ASYNC220 - starts at once
+        assert squatter.stdout
+        squatter.stdout.readline()
+        with pytest.raises(BackendUnusable, match="user 65534 pretends to hold the network"):
+            async with Userns().attach(asking(1)):
+                pass
+        squatter.kill()
+
+
+async def test_without_a_way_out_the_network_stands_and_gets_one_later(inside_private_network: Namespace) -> None:
+    assert inside_private_network.run("ip", "route", "del", "default").returncode == 0
+    async with guest(1) as (_, tap):
+        assert "pasta" not in parts()
+        assert tap.leased() is not None
+        assert inside_private_network.run("ip", "route", "add", "default", "via", "192.0.2.1").returncode == 0
+        await anyio.to_thread.run_sync(until, lambda: "pasta" in parts(), "the way out")
+
+
+async def test_twenty_machines_at_once(tmp_path: Path) -> None:
+    """QEMU takes each tap, and gives the place back when it is killed."""
+    program = shutil.which("qemu-system-x86_64")
+    if program is None:
+        pytest.skip("needs qemu-system-x86_64")
+    machines = list[subprocess.Popen[bytes]]()
+    async with AsyncExitStack() as held:
+        for number in range(20):
+            attachment = await held.enter_async_context(Userns().attach(asking(number)))
+            (cable,) = attachment.cables
+            words = [program, "-nodefaults", "-display", "none", "-m", "16", "-S", "-netdev", f"{cable.netdev},id=n"]
+            words += ["-device", f"virtio-net-pci,netdev=n,mac={mac(number)},romfile="]
+            with (tmp_path / f"{number}.log").open("wb") as log:
+                machine = subprocess.Popen(words, pass_fds=cable.descriptors, stderr=log)  # noqa: ASYNC220
+            held.callback(machine.wait)
+            held.callback(machine.kill)
+            machines.append(machine)
+        (network,) = await shared_networks()
+        assert len({vm.address for vm in network.vms}) == 20
+        await anyio.sleep(1)
+        assert [machine.poll() for machine in machines] == [None] * 20
+        assert [(tmp_path / f"{number}.log").read_text() for number in range(20)] == [""] * 20
+    await anyio.to_thread.run_sync(until, lambda: not parts(), "the network to end")
 
 
 def test_a_missing_program_is_told_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ ended), and one that says how this process ended, if it does so first.
 
 from __future__ import annotations
 
+import logging
 import os
 import selectors
 import signal
@@ -27,6 +28,8 @@ from tartlet.network.fabric import Fabric, Plugged
 from tartlet.network.helpers import Helper
 from tartlet.network.private_network import PrivateNetwork
 from tartlet.network.wire import Hangup
+
+log = logging.getLogger(__name__)
 
 
 class Holder:
@@ -92,7 +95,9 @@ class Holder:
         try:
             message, _ = wire.receive(connection)
             self._reply(connection, message)
-        except (Hangup, BlockingIOError):  # it is gone, or does not read its answers
+        except (Hangup, BlockingIOError, LookupError, TypeError, ValueError) as exc:
+            # It is gone, does not read its answers, or speaks nonsense: no reason to fail those who do not.
+            log.debug("a connection is dropped: %r", exc)
             self._selector.unregister(connection)
             self._connections.pop(connection)
             connection.close()

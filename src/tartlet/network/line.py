@@ -104,10 +104,12 @@ class Line:
     async def new_socket(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
         """A TCP or UDP socket of the network. Raises OSError."""
         try:
-            _, (descriptor,) = await self._asked({"do": "socket", "kind": kind.value})
+            _, descriptors = await self._asked({"do": "socket", "kind": kind.value})
         except (Hangup, Refused) as exc:
             raise OSError(errno.ENETUNREACH, f"no socket in the network: {exc}") from exc
-        return socket.socket(fileno=descriptor)
+        if not descriptors:  # this process has no room for more: the kernel dropped it
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return socket.socket(fileno=descriptors[0])
 
     async def ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """Something that is answered without descriptors. Raises Refused, Hangup."""

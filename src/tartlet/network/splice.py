@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import struct
+import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 
@@ -22,34 +23,41 @@ log = logging.getLogger(__name__)
 Reach = Callable[[], Awaitable[socket.socket]]
 """Gives a connected, non-blocking socket. Raises OSError."""
 
-_ROOM = 1 << 20
-"""Bytes that a pipe holds, and that move at once at most."""
+AT_ONCE = 100
+"""Connections to one VM. Each takes six descriptors of the 1024 that a process usually has; further ones wait."""
+
+_ROOM = 1 << 18
+"""Bytes that a pipe holds, and that move at once at most. The pipes of an ordinary user share 64 MiB."""
 
 _RESET = struct.pack("ii", 1, 0)
-_NONBLOCK = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+_NONBLOCK = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE if sys.platform == "linux" else 0
 _PAUSE = 0.1
 """Seconds without accepting when this process has no descriptor left."""
 
 
-async def serve(listener: socket.socket, reach: Reach) -> None:
-    """Carry every connection to `listener`, which does not block; for ever."""
+async def serve(listener: socket.socket, reach: Reach, room: anyio.Semaphore) -> None:
+    """Carry every connection to `listener`, which does not block; for ever. `room` is for all listeners of a VM."""
     async with anyio.create_task_group() as tasks:
         while True:
-            await anyio.wait_readable(listener)
-            try:
-                client, _ = listener.accept()
-            except BlockingIOError:
-                continue
-            except OSError as exc:
-                log.debug("cannot accept: %s", exc)
-                await anyio.sleep(_PAUSE)
-                continue
-            tasks.start_soon(_carried, client, reach)
+            await room.acquire()
+            tasks.start_soon(_carried, await _accepted(listener), reach, room)
 
 
-async def _carried(client: socket.socket, reach: Reach) -> None:
+async def _accepted(listener: socket.socket) -> socket.socket:
+    while True:
+        await anyio.wait_readable(listener)
+        try:
+            return listener.accept()[0]
+        except BlockingIOError:
+            continue
+        except OSError as exc:
+            log.debug("cannot accept: %s", exc)
+            await anyio.sleep(_PAUSE)
+
+
+async def _carried(client: socket.socket, reach: Reach, room: anyio.Semaphore) -> None:
     """One connection from its first to its last byte. The client sees a reset where the guest cannot be reached."""
-    with client:
+    with client, _given_back(room):
         client.setblocking(False)
         try:
             with await reach() as guest:
@@ -61,6 +69,14 @@ async def _carried(client: socket.socket, reach: Reach) -> None:
         except OSError as exc:
             log.debug("a connection ended: %s", exc)
             _reset(client)
+
+
+@contextmanager
+def _given_back(room: anyio.Semaphore) -> Generator[None]:
+    try:
+        yield
+    finally:
+        room.release()
 
 
 async def _joined(client: socket.socket, guest: socket.socket) -> None:

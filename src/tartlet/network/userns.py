@@ -104,7 +104,8 @@ class Userns:
                 await held.enter_async_context(names_watched(standing, rules, guests, servers))
             await held.enter_async_context(recorded(standing, request.refusals if policy else None))
             await held.enter_async_context(controlled(request.control_descriptor, standing, line.isolate))
-            ways = [(listener, partial(_reached, line, place.address, port)) for listener, port in doors]
+            room = anyio.Semaphore(splice.AT_ONCE)
+            ways = [(listener, partial(_reached, line, place.address, port), room) for listener, port in doors]
             await held.enter_async_context(beside(*(partial(splice.serve, *way) for way in ways)))
             yield Attachment(
                 cables=(Cable(netdev=f"tap,fd={place.tap},vhost=off", descriptors=(place.tap, place.lifeline)),),
