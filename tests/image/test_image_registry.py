@@ -10,8 +10,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import anyio
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 
 from registries import Fault, Front, front, real_registry
 from tartlet.image import pace, transport
@@ -319,8 +321,25 @@ async def test_endless_answers_are_cut(before: Front, registries: Registries) ->
 
 async def test_a_host_that_does_not_answer(tmp_path: Path) -> None:
     async with client(tmp_path) as registries:
-        with pytest.raises(RegistryUnreachable, match=r"cannot reach http://127\.0\.0\.1:1/v2/"):
+        with pytest.raises(
+            RegistryUnreachable, match=r"cannot reach http://127\.0\.0\.1:1/v2/: Connection refused$"
+        ) as none:
             await registries.repository("127.0.0.1:1", "a").ping()
+    assert str(none.value) == "cannot reach http://127.0.0.1:1/v2/: Connection refused"
+    assert none.value.hint == "check the registry's name and port, and the network"
+
+
+@pytest.mark.parametrize(
+    ("cause", "why"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
+        (OSError(113, "Connect call failed ('10.0.0.1', 443)"), "No route to host"),
+    ],
+)
+def test_what_the_system_says_is_what_the_user_reads(cause: OSError, why: str) -> None:
+    key = ConnectionKey("reg.example", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
+    told = RegistryUnreachable("https://reg.example/v2/", aiohttp.ClientConnectorError(key, cause))
+    assert str(told) == f"cannot reach https://reg.example/v2/: {why}"
 
 
 async def test_plain_http_is_recognised_behind_https(registry_host: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 from tartlet.errors import UserError
 
@@ -48,8 +49,8 @@ class RegistryUnreachable(UserError):
     """No answer at all: no connection, no name, no valid certificate, or the connection broke."""
 
     def __init__(self, url: str, cause: BaseException) -> None:
-        reason = "it did not answer in time" if isinstance(cause, TimeoutError) else str(cause) or type(cause).__name__
-        super().__init__(f"cannot reach {url}: {reason}")
+        reason = str(cause)
+        super().__init__(f"cannot reach {url}: {_why(cause)}", "check the registry's name and port, and the network")
         if "CERTIFICATE_VERIFY_FAILED" in reason:
             self.hint = "name its certificate authority in SSL_CERT_FILE"
         elif "record layer" in reason.lower() or "WRONG_VERSION_NUMBER" in reason:
@@ -63,6 +64,21 @@ class AuthenticationFailed(UserError):
 
 class BadAnswer(UserError):
     """An answer that breaks the protocol."""
+
+
+def _why(cause: BaseException) -> str:
+    """What the system says where it said something; what the HTTP library makes of that has no news for a user."""
+    import socket
+    import ssl
+
+    if isinstance(cause, TimeoutError):
+        return "it did not answer in time"
+    system: object = getattr(cause, "os_error", None)
+    if isinstance(system, socket.gaierror):
+        return system.strerror or str(system)
+    if isinstance(system, OSError) and not isinstance(system, ssl.SSLError) and system.errno:
+        return os.strerror(system.errno)
+    return str(cause) or type(cause).__name__
 
 
 def _told(body: bytes) -> str:
