@@ -8,10 +8,12 @@ import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import anyio
 import pytest
 from anyio import to_thread
 
 from command import Called, tart
+from disk_files import guest_writes, image_format
 from registries import Fault, Front, front, real_registry
 from tartlet.image.manifest import read_manifest
 from tartlet.image.registry import opened
@@ -117,3 +119,17 @@ async def test_a_registry_that_refuses_is_told(home: Path, before: Front) -> Non
     assert done.code == 1
     assert "try `--chunk-size`" in done.err
     assert "Traceback" not in done.err
+
+
+async def test_a_clone_of_an_image_sends_what_its_guest_wrote(home: Path, before: Front, tmp_path: Path) -> None:
+    name, other = f"{before.host}/e/vm", tmp_path / "other"
+    assert (await called(home, "push", "--insecure", "vm", f"{name}:1")).code == 0
+    assert (await called(other, "clone", "--insecure", f"{name}:1", "clone")).code == 0
+    guest_writes(other / "vms" / "clone", 500_000_768, 4096, 7)
+    done = await called(other, "push", "--insecure", "--format", "json", "clone", f"{name}:2")
+    assert json.loads(done.out.splitlines()[-1])["sent"] < 200_000  # a piece of zeros and 4 KiB
+    assert (await called(home, "pull", "--insecure", f"{name}:2")).code == 0
+    (image,) = (home / "cache" / "OCIs").glob("*/e/vm/2")
+    disks = [str(image / "disk.img"), str(other / "vms" / "clone" / "disk.img")]
+    compared = await anyio.run_process(["qemu-img", "compare", "-f", "raw", "-F", image_format(Path(disks[1])), *disks])
+    assert b"identical" in compared.stdout

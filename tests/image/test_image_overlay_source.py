@@ -86,6 +86,27 @@ def test_layers_are_made_through_the_chain(folder: Path, region: Region) -> None
         assert zero_layer(source, Region(400 * MIB, 50 * MIB))
 
 
+def test_untouched_means_the_bytes_of_the_lowest_file(folder: Path) -> None:
+    bottom = (folder / "base-2.img").read_bytes()
+    chosen = random.Random(5)
+    starts = [chosen.randrange(SIZE) for _ in range(300)]
+    edges = [MIB, 1050 * 1024, 2 * MIB, 100 * MIB, 299 * MIB, 300 * MIB, len(bottom), 499 * MIB, 590 * MIB]
+    places = [
+        (at, at + chosen.choice((512, 65536, 3 * MIB))) for at in (*starts, *edges, *(at - 65536 for at in edges))
+    ]
+    with open_chain(chain_of(folder, "qcow2")) as source:
+        untouched = [(start, end) for start, end in places if end <= SIZE and source.is_untouched(start, end)]
+        for start, end in untouched:
+            assert end <= len(bottom)
+            assert source.read(start, end - start) == bottom[start:end]
+        assert not any(start < MIB + 102400 and end > MIB for start, end in untouched)  # written in the middle
+        assert not any(start < 303 * MIB and end > 299 * MIB for start, end in untouched)
+        assert source.is_untouched(100 * MIB, 101 * MIB)
+        assert source.is_untouched(10 * MIB, 11 * MIB)  # a hole
+        assert not source.is_untouched(len(bottom) - 512, len(bottom) + 512)
+    assert len(untouched) > 50
+
+
 def test_a_raw_disk_alone_is_a_chain_too(tmp_path: Path) -> None:
     (tmp_path / "disk.img").write_bytes(b"raw" * 100_000)
     with open_chain(chain_of(tmp_path, "raw")) as source:
