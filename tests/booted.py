@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import socket
 from collections.abc import AsyncGenerator
@@ -17,6 +18,7 @@ import pytest
 
 from machines import MAC, mini_guest
 from tartlet.errors import ToolMissing
+from tartlet.host.memory import memory_file
 from tartlet.hypervisor import accel, block_nodes, firmware, nvram, process, qemu, qmp
 from tartlet.hypervisor.command_line import command_line
 from tartlet.hypervisor.devices import (
@@ -33,8 +35,7 @@ from tartlet.hypervisor.devices import (
 )
 from tartlet.hypervisor.disk_options import DiskOptions
 from tartlet.hypervisor.firmware import FirmwareMissing
-from tartlet.hypervisor.machine import Machine, machine_type
-from tartlet.hypervisor.shared_folder import SharedFolder
+from tartlet.hypervisor.machine import Machine, Ram, machine_type
 
 MEMORY = 256 << 20
 
@@ -50,7 +51,9 @@ class Booted:
     machine: Machine
 
 
-def tiny_machine(folder: Path, *, monitor: int, agent: int, more: tuple[Device, ...] = ()) -> Machine:
+def tiny_machine(
+    folder: Path, *, monitor: int, agent: int, more: tuple[Device, ...] = (), ram: Ram | None = None
+) -> Machine:
     """The tiny guest with every device, its files in `folder`. Skips without QEMU and firmware."""
     try:
         version = qemu.version(qemu.find("amd64"))
@@ -83,7 +86,7 @@ def tiny_machine(folder: Path, *, monitor: int, agent: int, more: tuple[Device, 
             Sound(),
             *more,
         ),
-        shared_memory=any(isinstance(device, SharedFolder) for device in more),
+        ram=ram,
     )
 
 
@@ -94,9 +97,11 @@ async def booted(
     """Run the tiny guest for the length of the block."""
     ours, theirs = socket.socketpair()
     agent, agent_port = socket.socketpair()
-    with ours, theirs, agent, agent_port:
+    memory = memory_file("guest", MEMORY)
+    assert memory is not None
+    with ours, theirs, agent, agent_port, os.fdopen(memory, "rb"):
         agent.settimeout(30)
-        machine = tiny_machine(folder, monitor=theirs.fileno(), agent=agent_port.fileno(), more=more)
+        machine = tiny_machine(folder, monitor=theirs.fileno(), agent=agent_port.fileno(), more=more, ram=Ram(memory))
         machine = replace(machine, restored=restored, display=display or machine.display)
         argv = command_line(qemu.find("amd64"), machine)
         async with process.spawned(argv, log_file=folder / "qemu.log", pass_fds=machine.descriptors()) as running:

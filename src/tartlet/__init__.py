@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from tartlet.settings import Settings
     from tartlet.version import __version__
     from tartlet.vm.change import Changes, change
+    from tartlet.vm.change_live import change_running
     from tartlet.vm.clone import clone
     from tartlet.vm.clone_image import clone_image
     from tartlet.vm.create import create_empty
     from tartlet.vm.ended import Ending, LastRun, last_run
     from tartlet.vm.folder import VmFolder, VmIncomplete
+    from tartlet.vm.fork import ForkFailed, VmExists, fork
     from tartlet.vm.lifecycle import VmAlreadyRunning, running
     from tartlet.vm.listing import Entry, local_entries
     from tartlet.vm.live import RunningVm
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from tartlet.vm.push import PushOptions, push
     from tartlet.vm.refusals import refusals
     from tartlet.vm.screen import click, move_pointer, press_keys, screenshot, type_text
+    from tartlet.vm.snapshot import SnapshotExists, create_snapshot, delete_snapshot, restore_snapshot
+    from tartlet.vm.snapshot_names import Snapshot, SnapshotMissing, snapshots
     from tartlet.vm.stop import request_suspend, stop, wait_until_stopped
     from tartlet.vm.store import VmMissing, VmNotRunning, VmRunning, VmStore
 
@@ -69,11 +73,13 @@ _MODULES = {
     "settings": ("Settings",),
     "version": ("__version__",),
     "vm.change": ("Changes", "change"),
+    "vm.change_live": ("change_running",),
     "vm.clone": ("clone",),
     "vm.clone_image": ("clone_image",),
     "vm.create": ("create_empty",),
     "vm.ended": ("Ending", "LastRun", "last_run"),
     "vm.folder": ("VmFolder", "VmIncomplete"),
+    "vm.fork": ("ForkFailed", "VmExists", "fork"),
     "vm.lifecycle": ("VmAlreadyRunning", "running"),
     "vm.listing": ("Entry", "local_entries"),
     "vm.live": ("RunningVm",),
@@ -84,6 +90,8 @@ _MODULES = {
     "vm.refusals": ("refusals",),
     "vm.screen": ("click", "move_pointer", "press_keys", "screenshot", "type_text"),
     "vm.prune": ("prune", "reclaim"),
+    "vm.snapshot": ("SnapshotExists", "create_snapshot", "delete_snapshot", "restore_snapshot"),
+    "vm.snapshot_names": ("Snapshot", "SnapshotMissing", "snapshots"),
     "vm.stop": ("request_suspend", "stop", "wait_until_stopped"),
     "vm.store": ("VmMissing", "VmNotRunning", "VmRunning", "VmStore"),
 }
@@ -102,6 +110,7 @@ __all__ = [
     "Ending",
     "Entry",
     "FileTrouble",
+    "ForkFailed",
     "GuestChannel",
     "Home",
     "ImageCache",
@@ -121,12 +130,16 @@ __all__ = [
     "RunningVm",
     "Settings",
     "SharedNetwork",
+    "Snapshot",
+    "SnapshotExists",
+    "SnapshotMissing",
     "ToolFailed",
     "ToolMissing",
     "TransferProgress",
     "UserError",
     "VmAlreadyRunning",
     "VmConfig",
+    "VmExists",
     "VmFolder",
     "VmIncomplete",
     "VmMissing",
@@ -136,6 +149,7 @@ __all__ = [
     "VmStore",
     "__version__",
     "change",
+    "change_running",
     "change_setting",
     "click",
     "clone",
@@ -144,6 +158,9 @@ __all__ = [
     "copy_from",
     "copy_into",
     "create_empty",
+    "create_snapshot",
+    "delete_snapshot",
+    "fork",
     "forwarded",
     "install_agent",
     "install_agent_by_ssh",
@@ -159,9 +176,11 @@ __all__ = [
     "reclaim",
     "refusals",
     "request_suspend",
+    "restore_snapshot",
     "running",
     "screenshot",
     "shared_networks",
+    "snapshots",
     "stop",
     "type_text",
     "wait_until_stopped",

@@ -28,7 +28,7 @@ from tartlet.hypervisor.devices import (
     escaped,
 )
 from tartlet.hypervisor.firmware import Firmware, FirmwareMissing
-from tartlet.hypervisor.machine import Machine, machine_type
+from tartlet.hypervisor.machine import Machine, Ram, machine_type
 from tartlet.hypervisor.nvram import VariableStore
 from tartlet.hypervisor.qmp import RunState
 from tartlet.hypervisor.shared_folder import SharedFolder
@@ -117,11 +117,13 @@ def test_every_card_has_its_own_place_and_the_first_is_where_it_always_was() -> 
 
 def test_shared_folders_are_functions_of_one_place_and_need_shared_memory() -> None:
     folders = tuple(SharedFolder(tag=f"a,{index}", descriptor=30 + index, index=index) for index in range(8))
-    words = command_line("qemu", replace(PLAIN, devices=folders, shared_memory=True))
+    words = command_line("qemu", replace(PLAIN, devices=folders, ram=Ram(9)))
     assert "socket,id=share3,fd=33" in words_after("-chardev", words)
     told = [word for word in words_after("-device", words) if word.startswith("vhost-user-fs-pci")]
     assert all(f"tag=a,,{index},addr=0xa.{index:#x}" in word for index, word in enumerate(told))
-    assert words_after("-object", words) == ["memory-backend-memfd,id=memory,size=3221225472B,share=on"]
+    assert words_after("-object", words) == [
+        "memory-backend-file,id=memory,size=3221225472B,mem-path=/proc/self/fd/9,share=on"
+    ]
     assert words_after("-machine", words)[0].endswith("memory-backend=memory")
     assert not any("memory-backend" in word for word in command_line("qemu", PLAIN))
     with pytest.raises(TooManyDevices):

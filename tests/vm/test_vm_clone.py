@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,37 +13,14 @@ import pytest
 
 from command import tart
 from disk_files import check, guest_sees, guest_writes
+from filled_home import MAC, filled
 from killed import deaths
 from tartlet.host import scratch
 from tartlet.host.paths import Home
 from tartlet.units import MIB
 from tartlet.vm import clone as cloning
-from tartlet.vm import config_file
 from tartlet.vm.folder import VmFolder
-from tartlet.vm.model import VmConfig
 from tartlet.vm.store import VmStore
-
-MAC = "7a:65:e4:3f:b2:01"
-
-
-def filled(home: Path, *, overlay: bool = False, data: int = 3 * MIB) -> VmStore:
-    """A home with the VM `source`, which has data on its disk and has been run."""
-    store = VmStore(Home(home).prepared())
-    with store.work_folder() as work:
-        config_file.create(work / "config.json", VmConfig(arch="amd64", mac_address=MAC))
-        (work / "nvram.bin").write_bytes(b"variables")
-        with (work / "disk.img").open("wb") as disk:
-            disk.write(b"data" * (data // 4))
-            disk.truncate(12 * MIB)
-        vm = store.install(work, "source")
-    if overlay:
-        cloning.clone(store, "source", "other")
-        guest_writes(vm.path, MIB, 3 * MIB, 7)
-    for name in ("run.log", "qemu.log", "serial.log", "network.json", "last-run.json", "manifest.json"):
-        (vm.path / name).write_text("{}")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.fspath(vm.path / "control.sock"))
-    return store
 
 
 def names(vm: VmFolder) -> set[str]:

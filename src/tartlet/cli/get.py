@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ from tartlet.units import GB, MIB, human_size
 from tartlet.vm import config_file
 from tartlet.vm.listing import image_sizes, sizes
 from tartlet.vm.model import VmConfig, VmState
+from tartlet.vm.snapshot_names import snapshots
 
 if TYPE_CHECKING:
     from tartlet.image.cache import CachedImage
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
 def command(app: App, name: str, format_: str) -> None:
     """Show the configuration of a VM or of a cached image."""
     store, image = app.store, _cached(app, name)
+    tags: list[str] = []
     if image:
         config, state, taken = config_file.read(image.config_path), VmState.STOPPED, image_sizes(image)
     else:
         vm = store.open(name)
         config, state, taken = vm.config(), vm.state(), sizes(vm)
-    click.echo(shown(config, state, *taken, format_=format_))
+        tags = [snapshot.tag for snapshot in snapshots(vm)]
+    click.echo(shown(config, state, *taken, format_=format_, tags=tags))
 
 
 def _cached(app: App, name: str) -> CachedImage | None:
@@ -44,8 +48,8 @@ def _cached(app: App, name: str) -> CachedImage | None:
     return app.images.open(parse(name))
 
 
-def shown(config: VmConfig, state: VmState, disk: int, size: int, *, format_: str) -> str:
-    """The whole output; `disk` is what the guest sees and `size` what is taken here, in bytes."""
+def shown(config: VmConfig, state: VmState, disk: int, size: int, *, format_: str, tags: Sequence[str] = ()) -> str:
+    """The whole output; `disk` is what the guest sees and `size` what is taken here, in bytes; `tags` of snapshots."""
     document: dict[str, object] = {
         "OS": config.os,
         "CPU": config.cpu_count,
@@ -57,8 +61,12 @@ def shown(config: VmConfig, state: VmState, disk: int, size: int, *, format_: st
         "Running": state is VmState.RUNNING,
         "State": state,
     }
+    if tags:  # only then, so that everybody else sees what the original shows
+        document["Snapshots"] = list(tags)
     if format_ == JSON:
         return json_text(document)
     readable = document | {"Disk": human_size(disk), "Size": human_size(size)}
+    if tags:
+        readable["Snapshots"] = ",".join(tags)
     titles = [title for title in readable if title != "Running"]
     return table(titles, [[str(readable[title]) for title in titles]])

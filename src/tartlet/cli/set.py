@@ -11,6 +11,7 @@ from tartlet.cli.numbers import U16, U64
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.units import GB, MIB
+from tartlet.vm.model import VmState
 
 
 @click.command("set", cls=Verb)
@@ -50,7 +51,8 @@ def command(
 ) -> None:
     """Change the configuration of a VM.
 
-    What is not named stays as it is. A running VM sees the changes when it is started the next time.
+    What is not named stays as it is. A running VM sees a larger disk and less memory at once, other changes when it is
+    started the next time; those are named on standard error.
     """
     from tartlet.vm.change import Changes, change
 
@@ -63,4 +65,13 @@ def command(
         disk=None if disk is None else Path(disk),
         disk_size=None if disk_size is None else disk_size * GB,
     )
-    change(app.store, name, changes)
+    if app.store.open(name).state() is not VmState.RUNNING:
+        change(app.store, name, changes)
+        return
+
+    import anyio
+
+    from tartlet.vm.change_live import change_running
+
+    for note in anyio.run(change_running, app.store, name, changes):
+        click.echo(note, err=True)

@@ -39,6 +39,8 @@ VERBS: Mapping[str, str] = {
     "wait": "Wait until a VM has ended, and print how it did.",
     "logs": "Show the logs of a VM.",
     "network": "Look after the network of VMs.",
+    "snapshot": "Keep states of a VM, and return to them.",
+    "fork": "Make running copies of a running VM, memory included.",
     "console": "Use the serial console of a running VM; Ctrl+] leaves it.",
     "screenshot": "Take a picture of a running VM's screen.",
     "doctor": "Show what this machine offers, and what stands in the way.",

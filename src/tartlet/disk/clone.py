@@ -99,7 +99,7 @@ def stand_on(base: Path, target: Path, *, declared: str | None = None, progress:
             raise ForeignBacking(base, disk.backing[0])
         if reflink(base, target / DISK):
             return _report(CloneMethod.REFLINK, disk, disk, 0)
-        if _can_be_base(disk) and allocated(base) > SMALL and _linked(base, target / "base.img"):
+        if can_be_base(disk) and allocated(base) > SMALL and _linked(base, target / "base.img"):
             make_read_only(target / "base.img")
             qcow2.write_empty(target / DISK, disk.size, ("base.img", disk.format))
             return _report(CloneMethod.SHARED_BASE, inspect(target / DISK, disk.format), disk, 0)
@@ -112,20 +112,20 @@ def _cloned(
 ) -> CloneReport:
     top = chain.top
     if reflink(top.path, target / DISK):
-        _, copied = _share(chain, target, progress)
+        _, copied = share_bases(chain, target, progress)
         return _report(CloneMethod.REFLINK, top, top, copied)
     if may_freeze and _worth_freezing(chain, target):
         merged = freeze(source, chain)
         if merged is not None:
             frozen = chain_of(source, DiskFormat.QCOW2)
             return _on_the_same_bases(frozen, target, merged, progress)
-    linked, copied = _share(chain, target, progress)
+    linked, copied = share_bases(chain, target, progress)
     copied += _copy_of_top(top, target / DISK, running=running, progress=progress)
     return _report(CloneMethod.SHARED_BASE if linked else CloneMethod.COPY, top, top, copied)
 
 
 def _on_the_same_bases(frozen: Chain, target: Path, merged: int, progress: Progress | None) -> CloneReport:
-    linked, copied = _share(frozen, target, progress)
+    linked, copied = share_bases(frozen, target, progress)
     nearest = frozen.bases[0]
     qcow2.write_empty(target / DISK, frozen.top.size, (nearest.path.name, nearest.format))
     method = CloneMethod.SHARED_BASE if linked else CloneMethod.COPY
@@ -139,16 +139,19 @@ def _report(method: CloneMethod, new: Disk, source: Disk, copied: int) -> CloneR
 
 def _worth_freezing(chain: Chain, target: Path) -> bool:
     path = chain.top.path
-    return _can_be_base(chain.top) and allocated(path) > SMALL and os.stat(path).st_dev == os.stat(target).st_dev
+    return can_be_base(chain.top) and allocated(path) > SMALL and os.stat(path).st_dev == os.stat(target).st_dev
 
 
-def _can_be_base(disk: Disk) -> bool:
-    """A link or a device named `disk.img` is somebody's arrangement and stays; ASIF nothing can stand on."""
+def can_be_base(disk: Disk) -> bool:
+    """Whether others may stand on it: not on ASIF, nor on somebody's arrangement, a link or device named `disk.img`."""
     return disk.format is not DiskFormat.ASIF and stat.S_ISREG(os.lstat(disk.path).st_mode)
 
 
-def _share(chain: Chain, target: Path, progress: Progress | None) -> tuple[bool, int]:
-    """Put the bases into `target`, by links where possible: whether any was linked, and the bytes copied otherwise."""
+def share_bases(chain: Chain, target: Path, progress: Progress | None = None) -> tuple[bool, int]:
+    """Put the bases into `target`, by links where possible: whether any was linked, and the bytes copied otherwise.
+
+    Raises NoSpace, FileTrouble.
+    """
     linked, copied = False, 0
     for base in chain.bases:
         path = target / base.path.name

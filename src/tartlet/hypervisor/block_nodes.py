@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from tartlet.errors import FileTrouble, UserError
@@ -26,6 +26,9 @@ from tartlet.hypervisor.disk_options import (
     DiskArgument,
     DiskOptions,
 )
+
+ROOT_NODE = "block0"
+"""The block node of the disk the guest starts from, when it starts."""
 
 
 class DiskInUse(UserError):
@@ -53,6 +56,11 @@ def root_disk(path: str, kind: str, options: DiskOptions) -> BlockDevice:
     `kind` is raw or qcow2. The host's cache is used unless told otherwise.
     """
     return _image(path, kind, options, index=0, caching=options.checked_caching(CACHED))
+
+
+def root_cache(options: DiskOptions) -> dict[str, bool]:
+    """How the host's cache is used for the disk a guest starts from. Raises UnknownDiskOption."""
+    return _cache(options, options.checked_caching(CACHED))
 
 
 @contextmanager
@@ -121,9 +129,12 @@ def _explained(cause: OSError, path: str, read_only: bool, busy_hint: str) -> Us
 
 
 def _image(path: str, kind: str, options: DiskOptions, index: int, caching: str) -> BlockDevice:
-    cache = {"direct": caching == UNCACHED, "no-flush": options.checked_sync() == NONE}
     file = {"driver": "file", "filename": path}
-    return _device(kind, file, cache, options, index)
+    return _device(kind, file, _cache(options, caching), options, index)
+
+
+def _cache(options: DiskOptions, caching: str) -> dict[str, bool]:
+    return {"direct": caching == UNCACHED, "no-flush": options.checked_sync() == NONE}
 
 
 def _host_device(path: str, options: DiskOptions, index: int) -> BlockDevice:
@@ -139,14 +150,19 @@ def _network_disk(url: str, options: DiskOptions, index: int) -> BlockDevice:
 
 def _device(
     kind: str,
-    below: dict[str, object] | dict[str, str],
+    below: Mapping[str, object],
     cache: dict[str, bool],
     options: DiskOptions,
     index: int,
     extra: tuple[str, ...] = (),
 ) -> BlockDevice:
-    common = {"read-only": options.read_only, "discard": "unmap", "cache": cache}
-    node = {"node-name": f"block{index}", "driver": kind, **common, "file": {**below, **common}}
+    settings = common(options, cache)
+    node = {"node-name": f"block{index}", "driver": kind, **settings, "file": {**below, **settings}}
     return BlockDevice(
         nodes=(json.dumps(node),), node=f"block{index}", index=index, read_only=options.read_only, extra=extra
     )
+
+
+def common(options: DiskOptions, cache: Mapping[str, bool]) -> dict[str, object]:
+    """What is the same for a block node and the one below it."""
+    return {"read-only": options.read_only, "discard": "unmap", "cache": cache}

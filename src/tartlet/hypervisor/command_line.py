@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tartlet.hypervisor.devices import escaped
-from tartlet.hypervisor.machine import MONITOR, Machine
+from tartlet.hypervisor.machine import MONITOR, Machine, Ram
 
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -40,14 +40,19 @@ def _identity(machine: Machine) -> list[str]:
         words += ["-global", "ICH9-LPC.disable_s3=1"]
     if machine.arch == "arm64" and machine.accelerator.name == "tcg":
         options += ",gic-version=3"
-    if machine.shared_memory:
+    if machine.ram is not None:
         options += f",memory-backend={_MEMORY}"
-        words += ["-object", f"memory-backend-memfd,id={_MEMORY},size={machine.memory}B,share=on"]
+        words += ["-object", _memory(machine.ram, machine.memory)]
     words += ["-machine", f"{machine.type},{options}", *machine.accelerator.words(nested=machine.nested)]
     words += ["-smp", str(machine.cpus), "-m", f"size={machine.memory}B", "-rtc", "base=utc"]
     if machine.arch == "amd64":
         words += ["-device", "vmgenid,guid=auto"]  # tells a restored guest that its random numbers repeat
     return words
+
+
+def _memory(ram: Ram, size: int) -> str:
+    share = "off" if ram.private else "on"
+    return f"memory-backend-file,id={_MEMORY},size={size}B,mem-path=/proc/self/fd/{ram.descriptor},share={share}"
 
 
 def _firmware(machine: Machine) -> list[str]:

@@ -21,6 +21,16 @@ def machine_type(arch: str, qemu_series: str) -> str:
     return _TYPES[arch] + qemu_series
 
 
+@dataclass(frozen=True, slots=True)
+class Ram:
+    """A guest's memory as a file that has no name (see `host.memory`)."""
+
+    descriptor: int
+    private: bool = False
+    """What the guest writes stays in its own process, and the file as it is: forks share one. Otherwise helper programs
+    can work on the guest's memory, and it can be copied from outside."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """Everything QEMU has to know. A value: making one opens and starts nothing."""
@@ -45,8 +55,8 @@ class Machine:
     devices: tuple[Device, ...]
     display: tuple[str, ...] = ("-display", "none")
     """Words of a window and of a VNC server (see `console.display` and `console.vnc`)."""
-    shared_memory: bool = False
-    """Let helper programs work on the guest's memory too."""
+    ram: Ram | None = None
+    """The file that is the guest's memory; without one QEMU takes memory that nobody else can use."""
     nested: bool = False
     """Whether the guest may run guests."""
     uuid: str | None = None
@@ -57,7 +67,13 @@ class Machine:
     def descriptors(self) -> tuple[int, ...]:
         """What QEMU has to inherit, under the same numbers."""
         serial = () if self.serial is None else (self.serial,)
-        return (self.monitor, *serial, *(descriptor for device in self.devices for descriptor in device.descriptors()))
+        ram = () if self.ram is None else (self.ram.descriptor,)
+        return (
+            self.monitor,
+            *serial,
+            *ram,
+            *(descriptor for device in self.devices for descriptor in device.descriptors()),
+        )
 
     def headless(self) -> bool:
         """Whether QEMU opens no window on this host."""

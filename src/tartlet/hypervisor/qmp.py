@@ -159,6 +159,10 @@ class Monitor:
         """Let the guest's processors run."""
         await self._ask("cont")
 
+    async def plug_cable(self, card: str, *, plugged: bool) -> None:
+        """Plug the cable of a network card in or out, as the guest sees it."""
+        await self._ask("set_link", {"name": card, "up": plugged})
+
     async def set_vnc_password(self, password: str) -> None:
         """Set the password of the VNC server; QEMU uses eight characters of it."""
         await self._ask("set_password", {"protocol": "vnc", "password": password, "connected": "keep"})
@@ -195,6 +199,30 @@ class Monitor:
     async def send_input(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Let keys and pointer of the guest move (QEMU, qapi/ui.json, InputEvent)."""
         await self._ask("input-send-event", {"events": list(events)})
+
+    async def add_block_node(self, node: Mapping[str, object]) -> None:
+        """Open another image (QEMU, qapi/block-core.json, BlockdevOptions)."""
+        await self._ask("blockdev-add", node)
+
+    async def reopen_block_node(self, node: Mapping[str, object]) -> None:
+        """Give an open image these options, all that it is to have."""
+        await self._ask("blockdev-reopen", {"options": [node]})
+
+    async def remove_block_node(self, name: str) -> None:
+        """Close an image that nothing uses."""
+        await self._ask("blockdev-del", {"node-name": name})
+
+    async def grow(self, node: str, size: int) -> None:
+        """Give the block node `size` bytes; the guest is told."""
+        await self._ask("block_resize", {"node-name": node, "size": size})
+
+    async def balloon(self, size: int) -> None:
+        """Ask the guest's balloon driver to leave it `size` bytes of memory."""
+        await self._ask("balloon", {"value": size})
+
+    async def write_to_overlay(self, node: str, overlay: str) -> None:
+        """Let what uses the block node `node` use the empty `overlay` on top of it instead."""
+        await self._ask("blockdev-snapshot", {"node": node, "overlay": overlay})
 
     async def set_migration(self, *, capabilities: Mapping[str, bool], parameters: Mapping[str, int]) -> None:
         """How saving and restoring work."""

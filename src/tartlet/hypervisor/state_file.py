@@ -16,7 +16,7 @@ import os
 import struct
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,6 +104,11 @@ def fingerprint(machine: Machine, qemu: QemuVersion, *, disk_size: int, mac: str
     return Fingerprint(qemu=qemu.series, machine=machine.type, shape=shape)
 
 
+def with_disk_size(of: Fingerprint, size: int) -> Fingerprint:
+    """The same machine, whose disk has grown to `size` bytes."""
+    return replace(of, shape={**of.shape, "disk size": f"{size} bytes"})
+
+
 async def save(monitor: Monitor, path: Path, of: Fingerprint) -> int:
     """Halt the machine and write its state to the new file `path`, flushed; returns the file's size in bytes.
 
@@ -139,13 +144,40 @@ def open_for_resume(path: Path, of: Fingerprint) -> SavedState:
         raise
 
 
-async def restore(monitor: Monitor, state: SavedState) -> None:
+async def stream(monitor: Monitor, descriptor: int, *, with_memory: bool) -> None:
+    """Write the state of a halted machine to an open file, from its present offset on; it stays halted.
+
+    `with_memory`: memory that is a shared file is in the stream too. Raises CommandFailed, MonitorUnreachable.
+    """
+    limits = {"max-bandwidth": _FULL_SPEED, "downtime-limit": 2_000_000}
+    await monitor.set_migration(capabilities=_capabilities(with_memory=with_memory), parameters=limits)
+    await monitor.give("state", descriptor)
+    with monitor.listening("MIGRATION") as events:
+        try:
+            await monitor.migrate("fd:state")
+            outcome = await _outcome(events)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(_GIVING_UP, shield=True):  # nothing comes when QEMU had just refused
+                await monitor.migrate_cancel()
+                await _outcome(events)
+            raise
+    if outcome != "completed":
+        reply = await monitor.migration()
+        raise CommandFailed("migrate", str(reply.get("error-desc") or outcome))
+
+
+def _capabilities(*, with_memory: bool) -> dict[str, bool]:
+    return {"events": True, "x-ignore-shared": not with_memory}
+
+
+async def restore(monitor: Monitor, state: SavedState, *, with_memory: bool = True) -> None:
     """Read the state into a QEMU that was started with `-incoming defer`; the machine is left halted.
 
-    QEMU has to have inherited the descriptor, or is handed it. Raises RestoreFailed, MonitorUnreachable.
+    QEMU is handed the descriptor. Without memory in the state, the machine has its memory already. Raises
+    RestoreFailed, MonitorUnreachable.
     """
     try:
-        await monitor.set_migration(capabilities={"events": True}, parameters={})
+        await monitor.set_migration(capabilities=_capabilities(with_memory=with_memory), parameters={})
         await monitor.give("state", state.descriptor)
         with monitor.listening("MIGRATION") as events:
             await monitor.migrate_incoming("fd:state")
@@ -163,21 +195,22 @@ async def _saved(monitor: Monitor, descriptor: int, of: Fingerprint) -> int:
     try:
         await monitor.stop()
         os.lseek(descriptor, STREAM_OFFSET, os.SEEK_SET)
-        await _stream_to(monitor, descriptor)
+        await stream(monitor, descriptor, with_memory=True)
         end = os.fstat(descriptor).st_size
         _write_header(descriptor, end - STREAM_OFFSET, of)
         await anyio.to_thread.run_sync(os.fsync, descriptor)
     except (CommandFailed, OSError) as exc:
-        await _go_on(monitor, was)
+        await go_on(monitor, was)
         raise SaveFailed(exc.reason if isinstance(exc, CommandFailed) else exc.strerror or str(exc)) from exc
     except anyio.get_cancelled_exc_class():
         with anyio.CancelScope(shield=True):
-            await _go_on(monitor, was)
+            await go_on(monitor, was)
         raise
     return end
 
 
-async def _go_on(monitor: Monitor, was: RunState) -> None:
+async def go_on(monitor: Monitor, was: RunState) -> None:
+    """Let a halted machine run again if it ran before. Raises CommandFailed, MonitorUnreachable."""
     if was is not RunState.RUNNING:
         return
     for _ in range(_CLEARING_UP):
@@ -187,24 +220,6 @@ async def _go_on(monitor: Monitor, was: RunState) -> None:
             break
         await anyio.sleep(0.01)
     await monitor.cont()
-
-
-async def _stream_to(monitor: Monitor, descriptor: int) -> None:
-    limits = {"max-bandwidth": _FULL_SPEED, "downtime-limit": 2_000_000}
-    await monitor.set_migration(capabilities={"events": True}, parameters=limits)
-    await monitor.give("state", descriptor)
-    with monitor.listening("MIGRATION") as events:
-        try:
-            await monitor.migrate("fd:state")
-            outcome = await _outcome(events)
-        except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(_GIVING_UP, shield=True):  # nothing comes when QEMU had just refused
-                await monitor.migrate_cancel()
-                await _outcome(events)
-            raise
-    if outcome != "completed":
-        reply = await monitor.migration()
-        raise CommandFailed("migrate", str(reply.get("error-desc") or outcome))
 
 
 async def _outcome(events: Events) -> str:

@@ -42,6 +42,16 @@ class Changes:
     disk_size: int | None = None
     """Bytes to grow the disk to."""
 
+    def without_disk_size(self) -> Changes:
+        """The same but for the disk's size."""
+        return replace(self, disk_size=None)
+
+    def for_the_next_start(self) -> list[str]:
+        """What a running machine cannot take, in the user's words."""
+        asked = {"CPUs": self.cpu, "display": self.display, "display refit": self.display_refit}
+        named = [what for what, value in asked.items() if value is not None]
+        return [*named, "MAC address"] if self.random_mac else named
+
     def applied_to(self, config: VmConfig) -> VmConfig:
         """`config` with these changes. Raises ResourcesTooSmall."""
         if self.cpu is not None:
@@ -58,9 +68,9 @@ class Changes:
 def change(store: VmStore, name: str, changes: Changes) -> VmConfig:
     """Change a VM and return its new configuration. A running one sees the changes when it is started next.
 
-    A disk can only be replaced or grown while its guest is neither running nor suspended; a running VM's raw disk may
-    grow. Raises VmMissing, VmIncomplete, ResourcesTooSmall, ShrinkRefused, VmRunning, VmSuspended, InvalidArgument,
-    DiskInUse, NoSpace, FileTrouble.
+    A disk can only be replaced or grown while its guest is neither running nor suspended; `change_running` grows that
+    of a running VM. Raises VmMissing, VmIncomplete, ResourcesTooSmall, ShrinkRefused, VmRunning, VmSuspended,
+    InvalidArgument, DiskInUse, NoSpace, FileTrouble.
     """
     vm = store.open(name)
     if changes.disk is not None:
@@ -90,7 +100,7 @@ def _checked_disk(vm: VmFolder, config: VmConfig, changes: Changes) -> Disk:
     if state is VmState.SUSPENDED and not changes.random_mac:
         raise VmSuspended(vm.name)
     disk = chain_of(vm.path, config.disk_format).top
-    if state is VmState.RUNNING and (changes.disk is not None or disk.format is not DiskFormat.RAW):
+    if state is VmState.RUNNING:
         raise VmRunning(vm.name)
     return disk
 

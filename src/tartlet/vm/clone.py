@@ -41,7 +41,7 @@ def clone(store: VmStore, source_name: str, new_name: str) -> Clone:
     with store.work_folder() as work, store.alone():
         config = source.config()
         suspended = source.state() is VmState.SUSPENDED
-        report = _copied_disk(source, config, work)
+        report = copied_disk(source, config, work)
         if suspended:
             copied(source.state_path, work)
         copied(source.nvram_path, work)
@@ -57,8 +57,12 @@ def clone(store: VmStore, source_name: str, new_name: str) -> Clone:
         return Clone(vm=store.install(work, new_name), source=source, disk=report)
 
 
-def _copied_disk(source: VmFolder, config: VmConfig, work: Path) -> CloneReport:
-    """The source's config is not opened while its lock is held: closing it would give the lock up."""
+def copied_disk(source: VmFolder, config: VmConfig, work: Path) -> CloneReport:
+    """Give the folder `work` the disk of `source`, which may run.
+
+    The source's config is not opened while its lock is held: closing it would give the lock up. Raises what
+    `clone_disk` does.
+    """
     lock = try_process_lock(source.config_path)
     if lock is None:
         return clone_disk(source.path, work, running=True, declared=config.disk_format)
@@ -71,7 +75,10 @@ def _copied_disk(source: VmFolder, config: VmConfig, work: Path) -> CloneReport:
 
 
 def copied(file: Path, folder: Path) -> None:
-    """A file that is small, or that nobody writes any more (a saved machine): shared where possible, else copied."""
+    """A file that is small, or that nobody writes any more (a saved machine): shared where possible, else copied.
+
+    Raises NoSpace, FileTrouble.
+    """
     target = folder / file.name
     if not reflink(file, target):
         sparse_copy(file, target, sync=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
@@ -22,12 +23,14 @@ from tartlet.hypervisor.state_file import SavedState
 from tartlet.vm import console
 from tartlet.vm.ended import recorded
 from tartlet.vm.folder import STATE, VmFolder
+from tartlet.vm.inherited import Inherited
 from tartlet.vm.live import RunningVm
 from tartlet.vm.model import VmConfig
 from tartlet.vm.options import RunOptions
 from tartlet.vm.orders import taking_orders
 from tartlet.vm.plan import Plan, planned
 from tartlet.vm.run_log import begun_log
+from tartlet.vm.settle import settled
 from tartlet.vm.share import shared
 from tartlet.vm.store import VmMissing, VmStore
 
@@ -45,10 +48,16 @@ class VmAlreadyRunning(UserError):
 
 @asynccontextmanager
 async def running(
-    store: VmStore, name: str, options: RunOptions, announce: Callable[[str], None]
+    store: VmStore,
+    name: str,
+    options: RunOptions,
+    announce: Callable[[str], None],
+    *,
+    inherited: Inherited | None = None,
 ) -> AsyncGenerator[RunningVm]:
     """Boot a VM, or resume a suspended one, for the length of the block. What it holds stands here, top to bottom.
 
+    With `inherited` it goes on as a fork of another machine.
     Raises VmMissing, VmIncomplete, VmAlreadyRunning, StateRefused, QemuCrashed and what else a part of it refuses.
     """
     async with AsyncExitStack() as held:
@@ -59,8 +68,10 @@ async def running(
                 raise VmAlreadyRunning(name)
             log = held.enter_context(begun_log(vm, announce))
             config = _with_a_mac_of_its_own(store, vm, log.announce)
-            plan = await held.enter_async_context(planned(store.home, vm, config, options, folders, log.note))
-            state = held.enter_context(_saved_state(vm, plan))
+            plan = await held.enter_async_context(
+                planned(store.home, vm, config, options, folders, log.note, inherited)
+            )
+            state = held.enter_context(_saved_state(vm, plan, inherited))
             folder = held.enter_context(_locked(vm))
             _sweep(folder)
             record = held.enter_context(recorded(folder))
@@ -69,16 +80,16 @@ async def running(
         )
         events = held.enter_context(monitor.listening("SHUTDOWN", "VSERPORT_CHANGE"))
         if state is not None:
-            await state_file.restore(monitor, state)
+            await state_file.restore(monitor, state, with_memory=inherited is None or inherited.ram is None)
         async with _crash_told(process):
             await console.opened(monitor, options, plan.network.record.address, log)
         live = RunningVm(store.home.tmp, folder, plan, process, monitor, events, log, record)
         await held.enter_async_context(live.served(resumed=state is not None))
         await held.enter_async_context(taking_orders(live))
-        if state is not None:
+        if state is not None and inherited is None:
             _forget(folder)  # when nothing can fail any more
         async with _crash_told(process):
-            await monitor.cont()
+            await (monitor.cont() if inherited is None else settled(live, name, inherited))
         yield live
 
 
@@ -106,7 +117,10 @@ def _with_a_mac_of_its_own(store: VmStore, vm: VmFolder, announce: Callable[[str
 
 
 @contextmanager
-def _saved_state(vm: VmFolder, plan: Plan) -> Generator[SavedState | None]:
+def _saved_state(vm: VmFolder, plan: Plan, inherited: Inherited | None) -> Generator[SavedState | None]:
+    if inherited is not None:
+        yield SavedState(descriptor=inherited.state, size=0, saved=time.time())
+        return
     if not os.path.lexists(vm.state_path):
         yield None
         return

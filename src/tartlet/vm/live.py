@@ -23,8 +23,10 @@ from tartlet.host.scratch import scratch_folder
 from tartlet.host.sockets import listening
 from tartlet.hypervisor import state_file
 from tartlet.hypervisor.devices import GUEST_AGENT_PORT
+from tartlet.hypervisor.disk_options import parse_root_disk_options
 from tartlet.hypervisor.process import Process
 from tartlet.hypervisor.qmp import Event, Events, Monitor
+from tartlet.hypervisor.root_disk import RootDisk
 from tartlet.hypervisor.state_file import SaveFailed
 from tartlet.network import record
 from tartlet.vm.ended import Ending, LastRun, RunRecord
@@ -51,6 +53,13 @@ _WINDOW_CLOSED = ("host-ui", "host-qmp-quit")
 """What QEMU calls it when its window is closed: SDL and Cocoa the first, GTK the second."""
 
 
+class VmEnding(UserError):
+    """The VM is being stopped or suspended."""
+
+    def __init__(self) -> None:
+        super().__init__("the VM is being stopped or suspended", "start it again, then repeat this")
+
+
 class RunningVm:
     """One live VM, as `lifecycle.running` gives it out."""
 
@@ -71,14 +80,20 @@ class RunningVm:
         self.process = process
         self.monitor = monitor
         self.agents = GuestAgents(
-            TartAgent(plan.own_agent, plan.identity.greet), QgaCommands(QemuGuestAgent(plan.agent), plan.mac)
+            TartAgent(plan.own_agent, plan.identity.greet),
+            QgaCommands(QemuGuestAgent(plan.agent), plan.config.mac_address),
         )
         self.serial = SerialConsole(plan.serial, folder / "serial.log")
         self.announce = log.announce
         """Notes a line in the run's log and tells it to whoever watches."""
-        self._tmp, self._events, self._log, self._record = tmp, events, log, record
+        self.fingerprint = plan.fingerprint
+        """What a state that is saved now depends on."""
+        self.tmp = tmp
+        self._events, self._log, self._record = events, log, record
         self._decided: Ending | None = None
         self._suspending = False
+        self._halting = anyio.Lock()
+        self.root_disk = RootDisk(monitor, parse_root_disk_options(plan.options.root_disk_options))
         self._shutdown: Event | None = None
         self._silent = anyio.Event()
         """QEMU has said all that it will say."""
@@ -155,7 +170,8 @@ class RunningVm:
         self._suspending = True
         try:
             self.announce("Suspending VM...")
-            size = await self._saved()
+            async with self._halting:
+                size = await self._saved()
         finally:
             self._suspending = self._decided is Ending.SUSPENDED
         if self._decided is Ending.SUSPENDED:
@@ -164,9 +180,9 @@ class RunningVm:
 
     async def _saved(self) -> int:
         """Bytes of the state, which is in its place when this ends with the decision to suspend."""
-        with scratch_folder(self._tmp) as work:
+        with scratch_folder(self.tmp) as work:
             part = work / STATE
-            size = await state_file.save(self.monitor, part, self.plan.fingerprint)
+            size = await state_file.save(self.monitor, part, self.fingerprint)
             if self._decided is not None:
                 return size
             try:
@@ -178,6 +194,36 @@ class RunningVm:
                 raise SaveFailed(f"cannot put the state in its place: {exc.strerror}") from exc
             self._decided = Ending.SUSPENDED
             return size
+
+    @asynccontextmanager
+    async def halted(self) -> AsyncGenerator[None]:
+        """Halt the guest for the length of the block, its disks flushed; one caller at a time.
+
+        Raises VmEnding, CommandFailed, MonitorUnreachable.
+        """
+        async with self._halting:
+            if self._decided is not None or self._suspending:
+                raise VmEnding
+            was = await self.monitor.status()
+            await self.monitor.stop()
+            try:
+                yield
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await state_file.go_on(self.monitor, was)
+
+    async def write_to_overlay(self, overlay: Path, base: Path, kind: str) -> None:
+        """Let the halted guest write to `overlay`, which has taken the disk's place, and only read `base`.
+
+        Both are in the VM's folder. Raises CommandFailed, MonitorUnreachable.
+        """
+        await self.root_disk.go_on_with(_plain(overlay), _plain(base), kind)
+
+    async def grow_disk(self, size: int) -> None:
+        """Give the guest's disk `size` bytes, more than it has. Raises CommandFailed, MonitorUnreachable."""
+        async with self._halting:
+            await self.monitor.grow(self.root_disk.node, size)
+            self.fingerprint = state_file.with_disk_size(self.fingerprint, size)
 
     async def ended(self) -> LastRun:
         """Wait for the VM's end, note how it came to it, and tell."""
@@ -219,3 +265,8 @@ class RunningVm:
                 await self.agents.set_clock()
         except (UserError, TimeoutError) as exc:
             self._log.note(f"the guest's clock was not corrected: {exc or 'its agent did not answer in time'}")
+
+
+def _plain(path: Path) -> str:
+    """The same file by a name that another process can use: ours may go through our descriptors."""
+    return os.path.realpath(path)

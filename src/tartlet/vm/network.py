@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from tartlet.hypervisor.devices import NetworkCard
 from tartlet.network import record
@@ -15,9 +16,14 @@ from tartlet.vm.options import RunOptions
 SCREEN_SHARING = 5900
 """The TCP port of a guest's own VNC server, for `--vnc`."""
 
+_ALONE = ("passt", "slirp")
+"""Backends that give each guest a network of its own, where all may have one address."""
+
 
 @asynccontextmanager
-async def plugged_in(vm: VmFolder, config: VmConfig, options: RunOptions) -> AsyncGenerator[Attachment]:
+async def plugged_in(
+    vm: VmFolder, config: VmConfig, options: RunOptions, *, forked: bool = False
+) -> AsyncGenerator[Attachment]:
     """The network that was asked for, for the length of the block. Raises ModeUnavailable, PortTaken, NoFreeAddress.
 
     Raises PreferencesBroken too.
@@ -26,11 +32,11 @@ async def plugged_in(vm: VmFolder, config: VmConfig, options: RunOptions) -> Asy
     from tartlet.network.backend import attached, preferred
 
     backends = preferred(preferences.read().backend)
-    async with attached(request_for(vm, config, options), backends) as attachment:
+    async with attached(request_for(vm, config, options, forked=forked), backends) as attachment:
         yield attachment
 
 
-def request_for(vm: VmFolder, config: VmConfig, options: RunOptions) -> AttachRequest:
+def request_for(vm: VmFolder, config: VmConfig, options: RunOptions, *, forked: bool = False) -> AttachRequest:
     """What to ask of a network backend."""
     return AttachRequest(
         vm=vm.name,
@@ -43,8 +49,18 @@ def request_for(vm: VmFolder, config: VmConfig, options: RunOptions) -> AttachRe
         control_descriptor=options.net_softnet_control_fd,
         refusals=vm.refusals_log_path,
         forwards=(Forward(port=SCREEN_SHARING, guest_port=SCREEN_SHARING),) if options.vnc else (),
-        keep=record.read(vm.path) if vm.state() is VmState.SUSPENDED else None,
+        keep=_former(vm, forked=forked),
     )
+
+
+def _former(vm: VmFolder, *, forked: bool) -> record.NetworkRecord | None:
+    """The network the guest believes to be on. A fork is on one of the same kind, where it may be alone or not."""
+    if vm.state() is VmState.SUSPENDED:
+        return record.read(vm.path)
+    known = record.read(vm.path) if forked else None
+    if known is None:
+        return None
+    return replace(known, address=None, guest_address=known.guest_address if known.backend in _ALONE else None)
 
 
 def cards(attachment: Attachment, mac: str) -> list[NetworkCard]:

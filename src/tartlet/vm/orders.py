@@ -8,15 +8,26 @@ import os
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
 
 import anyio
+import anyio.to_thread
 
 from tartlet.console.hub import ConsoleReader
+from tartlet.disk.chain import chain_of
+from tartlet.host.scratch import scratch_folder
 from tartlet.host.sockets import listening
+from tartlet.hypervisor import state_file
+from tartlet.units import MIB
+from tartlet.vm.capture import captured
+from tartlet.vm.folder import STATE
+from tartlet.vm.fork_source import fork_options, memory_captured
 from tartlet.vm.live import RunningVm
 from tartlet.vm.manage import SOCKET, BadOrder, Client, obeying
+from tartlet.vm.snapshot import place
+from tartlet.vm.snapshot_names import checked_tag
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +42,15 @@ async def taking_orders(vm: RunningVm) -> AsyncGenerator[None]:
 
     Raises FileTrouble, AddressTaken when it cannot be bound.
     """
-    orders = {"screenshot": _screenshot, "input": _input, "console": _console}
+    orders = {
+        "screenshot": _screenshot,
+        "input": _input,
+        "console": _console,
+        "snapshot": _snapshot,
+        "fork": _fork,
+        "grow": _grow,
+        "balloon": _balloon,
+    }
     with listening(vm.folder, SOCKET) as listener:
         async with obeying(listener, {name: partial(order, vm) for name, order in orders.items()}):
             yield
@@ -53,6 +72,56 @@ async def _input(vm: RunningVm, client: Client) -> None:
         raise BadOrder("input without events")
     await vm.monitor.send_input(cast("list[dict[str, Any]]", events))
     await client.answer()
+
+
+async def _snapshot(vm: RunningVm, client: Client) -> None:
+    tag = checked_tag(str(client.words.get("tag")))
+    with scratch_folder(vm.tmp) as work:
+        await captured(vm, work, lambda: state_file.save(vm.monitor, work / STATE, vm.fingerprint))
+        await anyio.to_thread.run_sync(place, work, vm.folder, str(client.words.get("name")), tag)
+    vm.announce(f"Snapshot {tag} was made.")
+    disk = chain_of(vm.folder, vm.plan.config.disk_format).top
+    await client.answer(disk_format=str(disk.format))
+
+
+async def _fork(vm: RunningVm, client: Client) -> None:
+    """Captured into a folder that lasts as long as the client stays connected."""
+    options = fork_options(vm.plan.options)
+    with scratch_folder(vm.tmp) as work, memory_captured(vm) as memory:
+        template = work / "vm"  # the work folder itself is locked, and a disk is cloned under a lock
+        os.mkdir(template)
+        await captured(vm, template, memory.save)
+        disk = chain_of(vm.folder, vm.plan.config.disk_format).top
+        await client.answer(
+            memory.descriptors(),
+            template=str(template),
+            mac=vm.plan.config.mac_address,
+            options=asdict(options),
+            disk_format=str(disk.format),
+        )
+        while await asyncio.get_running_loop().sock_recv(client.sock, _PIECE):
+            pass
+
+
+async def _grow(vm: RunningVm, client: Client) -> None:
+    await vm.grow_disk(_size_in(client))
+    await client.answer()
+
+
+async def _balloon(vm: RunningVm, client: Client) -> None:
+    size, most = _size_in(client), vm.plan.machine.memory
+    await vm.monitor.balloon(min(size, most))
+    why = f"it was started with {most // MIB} MB" if size > most else ""
+    if vm.plan.machine.ram is not None and vm.plan.machine.ram.private:
+        why = "a fork cannot give memory back"
+    await client.answer(now=not why, why=why)
+
+
+def _size_in(client: Client) -> int:
+    size = client.words.get("size")
+    if not isinstance(size, int) or size <= 0:
+        raise BadOrder("an order without a size")
+    return size
 
 
 async def _console(vm: RunningVm, client: Client) -> None:

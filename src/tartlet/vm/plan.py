@@ -14,9 +14,10 @@ from tartlet.build.seed import valid_hostname
 from tartlet.console import audio, display, serial, vnc
 from tartlet.disk.chain import chain_of
 from tartlet.disk.model import Disk, DiskFormat
-from tartlet.errors import UserError
+from tartlet.errors import FileTrouble, UserError
 from tartlet.guest import tart_agent
 from tartlet.guest.machine_identity import MachineIdentity
+from tartlet.host.memory import memory_file
 from tartlet.host.paths import Home
 from tartlet.hypervisor import accel, firmware, nvram, qemu, state_file
 from tartlet.hypervisor.accel import Accelerator
@@ -34,13 +35,14 @@ from tartlet.hypervisor.devices import (
     Sound,
 )
 from tartlet.hypervisor.disk_options import DiskArgument, DiskOptions, parse_disk_option, parse_root_disk_options
-from tartlet.hypervisor.machine import Machine, machine_type
+from tartlet.hypervisor.machine import Machine, Ram, machine_type
 from tartlet.hypervisor.state_file import Fingerprint
 from tartlet.network.attachment import Attachment
 from tartlet.share.serving import SharedFolders
 from tartlet.version import PRINTED_VERSION
 from tartlet.vm.folder import Layout, VmFolder
 from tartlet.vm.image_disk import copied_disk, names_image
+from tartlet.vm.inherited import Inherited
 from tartlet.vm.machine_id import machine_id
 from tartlet.vm.model import VmConfig
 from tartlet.vm.network import cards, plugged_in
@@ -75,8 +77,9 @@ class Plan:
     identity: MachineIdentity
     network: Attachment
     folders: SharedFolders
+    config: VmConfig
+    """As it was when the run began."""
     options: RunOptions
-    mac: str
     image_disks: tuple[str, ...]
     """Images of which the VM has private copies as disks."""
 
@@ -93,8 +96,9 @@ async def planned(
     options: RunOptions,
     folders: SharedFolders,
     note: Callable[[str], None],
+    inherited: Inherited | None = None,
 ) -> AsyncGenerator[Plan]:
-    """Claim disks, terminals and a network for one run, and say what QEMU has to build.
+    """Claim disks, terminals, memory and a network for one run, and say what QEMU has to build.
 
     Raises CannotRunHere, ToolMissing, FirmwareMissing, DiskInUse, and what else one of the parts refuses.
     """
@@ -108,7 +112,7 @@ async def planned(
         ours, theirs = held.enter_context(_pair())
         own, own_theirs = held.enter_context(_pair())
         serial_port, serial_theirs = held.enter_context(_pair())
-        network = await held.enter_async_context(plugged_in(vm, config, options))
+        network = await held.enter_async_context(plugged_in(vm, config, options, forked=inherited is not None))
         ports = Ports(
             ports=(
                 Port(name=GUEST_AGENT_PORT, descriptor=theirs.fileno()),
@@ -140,7 +144,7 @@ async def planned(
                 *_disks(held, home, vm, disk, options, extra),
                 *folders.devices,
             ),
-            shared_memory=bool(folders.devices),
+            ram=held.enter_context(_ram(config.memory_size, inherited)),
             display=(*window.words, *(vnc.words() if options.vnc_experimental else ())),
             nested=options.nested,
             uuid=str(uuid.uuid5(_NAMES, config.mac_address)),
@@ -159,7 +163,7 @@ async def planned(
             network=network,
             folders=folders,
             options=options,
-            mac=config.mac_address,
+            config=config,
             image_disks=tuple(argument.path for argument in extra if names_image(argument)),
         )
 
@@ -250,3 +254,20 @@ def _pair() -> Generator[tuple[socket.socket, socket.socket]]:
     one, other = socket.socketpair()
     with one, other:
         yield one, other
+
+
+@contextmanager
+def _ram(size: int, inherited: Inherited | None) -> Generator[Ram | None]:
+    """The guest's memory: that of the machine it is forked from, else a file of its own. Raises FileTrouble."""
+    if inherited is not None and inherited.ram is not None:
+        yield Ram(inherited.ram, private=True)
+        return
+    try:
+        file = memory_file("guest", size)
+    except OSError as exc:
+        raise FileTrouble("cannot make the guest's memory,", f"{size} bytes", exc) from exc
+    try:
+        yield None if file is None else Ram(file)
+    finally:
+        if file is not None:
+            os.close(file)

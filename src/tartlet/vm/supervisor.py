@@ -17,6 +17,7 @@ import anyio
 from tartlet.errors import UserError
 from tartlet.hypervisor.qmp import MonitorUnreachable
 from tartlet.vm.ended import Ending, LastRun
+from tartlet.vm.inherited import Inherited
 from tartlet.vm.lifecycle import running
 from tartlet.vm.live import RunningVm
 from tartlet.vm.options import RunOptions
@@ -45,7 +46,9 @@ class Told:
     """The guest's agent answers."""
 
 
-async def supervise(store: VmStore, name: str, options: RunOptions, told: Told) -> LastRun:
+async def supervise(
+    store: VmStore, name: str, options: RunOptions, told: Told, *, inherited: Inherited | None = None
+) -> LastRun:
     """Run the VM to its end and tell how it ended. The process must have no other use for the signals.
 
     Raises VmMissing, VmIncomplete, VmAlreadyRunning, and what a part of the VM raises that cannot be had.
@@ -54,7 +57,7 @@ async def supervise(store: VmStore, name: str, options: RunOptions, told: Told) 
         async with anyio.create_task_group() as tasks:
             orders = _Orders(told.announce, tasks.cancel_scope)
             tasks.start_soon(orders.obey, signals)
-            async with running(store, name, options, told.announce) as vm:
+            async with running(store, name, options, told.announce, inherited=inherited) as vm:
                 orders.begin(vm)
                 told.on_running()
                 tasks.start_soon(_report_readiness, vm, told.on_ready)
