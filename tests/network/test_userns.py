@@ -264,6 +264,21 @@ async def test_without_a_way_out_the_network_stands_and_gets_one_later(inside_pr
         await anyio.to_thread.run_sync(until, lambda: "pasta" in parts(), "the way out")
 
 
+def test_names_are_asked_of_the_hosts_new_server_when_it_gets_another(tmp_path: Path) -> None:
+    servers = tmp_path / "resolv.conf"
+    servers.write_text("nameserver 192.0.2.53\n")
+    inner = f'mount --bind {servers} /etc/resolv.conf && exec "$@"'
+    words = ["unshare", "--mount", "sh", "-c", inner, "sh", sys.executable, "-c", SUPERVISOR, "tiny1", mac(1)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as supervisor:
+        assert supervisor.stdout
+        supervisor.stdout.readline()
+        first = parts()["pasta"]
+        servers.write_text("nameserver 192.0.2.54\n")
+        until(lambda: parts().get("pasta", first) != first, "another pasta", within=12)
+        supervisor.kill()
+    until(lambda: not parts(), "the network to end")
+
+
 async def test_twenty_machines_at_once(tmp_path: Path) -> None:
     """QEMU takes each tap, and gives the place back when it is killed."""
     program = shutil.which("qemu-system-x86_64")

@@ -45,6 +45,7 @@ class Helper:
     _said: int = -1
     _deaths: deque[float] = field(default_factory=lambda: deque[float](maxlen=_MOST_DEATHS))
     _next_look: float = 0.0
+    _asked_to_end: bool = False
 
     def begin(self) -> bool:
         """Start it if it may; whether it runs now. Raises ToolMissing, OSError."""
@@ -66,6 +67,12 @@ class Helper:
         """Seconds until `begin` is worth another attempt; None while it runs."""
         return None if self.process else max(0.0, self._next_look - time.monotonic())
 
+    def renew(self) -> None:
+        """Have it end, if it runs, and be started anew: that is no death."""
+        if self.process is not None:
+            self._asked_to_end = True
+            self.process.terminate()
+
     def ended(self) -> None:
         """It has ended: give back what it was watched by. Raises KeepsDying."""
         assert self.process is not None
@@ -74,6 +81,9 @@ class Helper:
         os.close(self._said)
         self.process, self.descriptor, self._said = None, -1, -1
         log.debug("%s ended with status %d: %s", self.name, status, told)
+        if self._asked_to_end:
+            self._asked_to_end = False
+            return
         now = time.monotonic()
         if len(self._deaths) == _MOST_DEATHS and now - self._deaths[0] < _SPAN:
             raise KeepsDying(self.name, status, told)

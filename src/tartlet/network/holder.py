@@ -31,6 +31,9 @@ from tartlet.network.wire import Hangup
 
 log = logging.getLogger(__name__)
 
+_LOOK_AROUND = 5.0
+"""Seconds between two looks at whether the host's network has become another one."""
+
 
 class Holder:
     """The one loop of the process: connections, VMs that end, helpers that die."""
@@ -50,9 +53,10 @@ class Holder:
         """Return when nobody is left. Raises UserError when the network cannot be kept."""
         self._accept()
         while self._connections or self._alarms:
-            waits = [self._kept(helper) for helper in self._network.helpers]
-            for key, _ in self._selector.select(min((wait for wait in waits if wait is not None), default=None)):
+            waits = [wait for helper in self._network.helpers if (wait := self._kept(helper)) is not None]
+            for key, _ in self._selector.select(min(waits, default=_LOOK_AROUND)):
                 key.data()
+            self._network.follow_the_host()
             if not self._connections and not self._alarms:
                 self._accept()  # somebody may have come in this moment
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tartlet.errors import UserError
-from tartlet.network import links, pasta, subnet
+from tartlet.network import links, pasta, resolvers, subnet
 from tartlet.network.attachment import NetworkMode
 from tartlet.network.dnsmasq import Served
 from tartlet.network.fabric import Fabric, Plugged
@@ -58,6 +58,8 @@ class PrivateNetwork:
         self._inside = Inside()
         self._inside.do(_prepare)
         self._numbers = itertools.count()
+        self._name_server = resolvers.first()
+        self._uplink: Helper | None = None
         self._fabrics: dict[str, Fabric] = {}
         self.helpers: list[Helper] = []
         """In the order in which they were wanted; the holder keeps them running."""
@@ -69,7 +71,7 @@ class PrivateNetwork:
         Raises HelperDead, ToolMissing.
         """
         start = partial(pasta.started, self._inside.descriptor)
-        helper = Helper("pasta", start, may_start=subnet.has_default_route)
+        helper = self._uplink = Helper("pasta", start, may_start=subnet.has_default_route)
         self.helpers.append(helper)
         if not helper.begin():
             return
@@ -79,6 +81,13 @@ class PrivateNetwork:
             if time.monotonic() > deadline:
                 raise HelperDead("pasta does not work here: it sets up no interface")
             time.sleep(0.002)
+
+    def follow_the_host(self) -> None:
+        """End pasta when the host asks another name server by now: it knows the one it began with. It starts again."""
+        server = resolvers.first()
+        if server != self._name_server and self._uplink is not None:
+            self._uplink.renew()
+        self._name_server = server
 
     def check_helpers(self) -> None:
         """Find those that could not even start. Raises HelperDead."""

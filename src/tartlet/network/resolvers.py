@@ -22,6 +22,15 @@ def reachable_from_guest(files: tuple[Path, ...] = (_CONFIGURED, _BEHIND_SYSTEMD
     return []
 
 
+def first(file: Path = _CONFIGURED) -> str | None:
+    """The host's first name server, wherever it listens; None without one."""
+    try:
+        lines = file.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((words[1] for line in lines if (words := line.split()[:2])[:1] == ["nameserver"] and words[1:]), None)
+
+
 def _server(line: str) -> IPv4Address | None:
     words = line.split()
     if len(words) < 2 or words[0] != "nameserver":
