@@ -93,14 +93,14 @@ async def test_a_file_goes_in_and_comes_back(channel: GuestChannel, tree: Path, 
 
 async def test_what_cannot_be_copied_is_told(channel: GuestChannel, tree: Path, tmp_path: Path) -> None:
     for source, target, reason in (
-        (tmp_path / "nothing", str(tmp_path), "there is no .*/nothing on this host"),
+        (tmp_path / "nothing", str(tmp_path), 'there is no .*/nothing" on this host'),
         (tree, str(tree / "script"), "script in the guest is a file"),
         (tree / "script", str(tmp_path / "no" / "folder"), "there is no folder .*/no in the guest"),
         (tree / "script", f"{tmp_path}/new/", "there is no folder .*/new/ in the guest"),
     ):
         with pytest.raises(CopyFailed, match=reason):
             await copy_into(channel, source, target)
-    with pytest.raises(CopyFailed, match=r"there is no .*/nothing in the guest"):
+    with pytest.raises(CopyFailed, match=r'there is no .*/nothing" in the guest'):
         await copy_from(channel, str(tmp_path / "nothing"), tmp_path)
     with pytest.raises(CopyFailed, match=r"there is no folder .*/no on this host"):
         await copy_from(channel, str(tree), tmp_path / "no" / "folder")

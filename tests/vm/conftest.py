@@ -62,7 +62,11 @@ def suspended_debian_home(tmp_path_factory: pytest.TempPathFactory, network: Nam
     lab.done("set", "debian", "--disk", str(debian_image()), "--cpu", "2", "--memory", "768", timeout=200)
     lab.done("clone", "debian", "other")  # which freezes the disk where files cannot share blocks
     lab.done("delete", "other")
-    lab.done("run", "debian", *BACKGROUND, timeout=320)
+    try:
+        lab.done("run", "debian", *BACKGROUND, timeout=320)
+    except BaseException:  # the test's time may end here; the VM must not outlive it
+        lab.end("debian")
+        raise
     lab.done("suspend", "debian")
     assert "suspended" in lab.done("wait", "debian", timeout=120)
     return lab

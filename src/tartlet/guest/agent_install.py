@@ -13,7 +13,7 @@ from tartlet.guest.agent_files import archive
 from tartlet.guest.agents import Kind
 from tartlet.guest.channel import connect
 from tartlet.guest.commands import Command
-from tartlet.guest.errors import escaped
+from tartlet.guest.errors import AgentUnavailable, escaped
 from tartlet.guest.tart_agent import FILE
 
 _SCRIPT = f"""\
@@ -42,7 +42,7 @@ if [ -d /run/systemd/system ]; then
     udevadm control --reload
     udevadm trigger --subsystem-match=virtio-ports --action=add
     udevadm settle --timeout=10 || :
-    systemctl --no-block restart tart-agent.service
+    systemctl restart tart-agent.service
 elif command -v rc-update > /dev/null; then
     put /etc/init.d/tart-agent 755
     rc-update -q add tart-agent default
@@ -74,8 +74,8 @@ async def install_agent(folder: Path) -> None:
     async with connect(folder) as channel:
         try:
             code = await channel.execute(command, complain, complain, _whole(archive()))
-        except UserError:
-            if channel.agent != Kind.TART:  # ours goes away when it is restarted, perhaps before it has told the code
+        except AgentUnavailable:
+            if channel.agent != Kind.TART:  # ours goes away when it is restarted, and this command with it
                 raise
             code = 0
     if code != 0:

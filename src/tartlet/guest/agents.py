@@ -19,7 +19,7 @@ from tartlet.guest.tart_agent import FILE
 log = logging.getLogger(__name__)
 
 _BOOT_SPREAD = 60.0
-"""Seconds in which our agent, where it is installed, follows the QEMU guest agent while a guest boots."""
+"""Seconds in which our agent, where it is installed, comes up after the QEMU guest agent, or after it has gone."""
 
 _OWN_HANDSHAKE = 3.0
 """Seconds our agent may take from opening its port to its answer before the other is asked."""
@@ -37,12 +37,14 @@ class GuestAgents:
 
     def __init__(self, own: TartAgent, qemu: QgaCommands) -> None:
         self.own, self.qemu = own, qemu
-        self._waited_for = 0
-        """The session of the QEMU guest agent in which ours was waited for already."""
+        self._hoped_until = 0.0
+        """Until when ours is worth waiting for: the guest boots, or ours has gone and may be restarting."""
 
     def port_changed(self, kind: Kind, *, is_open: bool) -> None:
         """The guest has opened or closed the port of this agent."""
         agent = self.own if kind is Kind.TART else self.qemu.agent
+        if is_open == (kind is Kind.QEMU):
+            self._hoped_until = anyio.current_time() + _BOOT_SPREAD
         if is_open:
             agent.port_opened()
         else:
@@ -76,8 +78,8 @@ class GuestAgents:
         raise AgentUnavailable
 
     async def _promised(self) -> None:
-        """Wait for our agent in a guest that has it installed, once in each of its lives."""
-        if self._waited_for == self.qemu.agent.session:
+        """Wait for our agent in a guest that has it installed and where it may be on its way."""
+        if anyio.current_time() >= self._hoped_until:
             return
         try:
             if not await self.qemu.has_file(FILE):
@@ -85,8 +87,7 @@ class GuestAgents:
         except UserError as exc:
             log.debug("whether our agent is installed is not known: %s", exc)
             return
-        await self.own.wait_ready(_BOOT_SPREAD)
-        self._waited_for = self.qemu.agent.session
+        await self.own.wait_ready(self._hoped_until - anyio.current_time())
 
     async def address(self) -> str:
         """The IPv4 address of the VM's network interface. Raises AgentUnavailable while there is none, AgentFailed."""

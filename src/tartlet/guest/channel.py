@@ -225,8 +225,9 @@ async def _followed(
 
     Raises _Ended.
     """
+    await stream.recv_initial_metadata()
+    answered(stream)
     while (response := await _received(stream)) is not None:
-        answered(stream)
         kind = response.WhichOneof("type")
         if kind == "exit":
             raise _Ended(response.exit.code)

@@ -65,7 +65,7 @@ async def copy_from(channel: GuestChannel, source: str, target: Path, *, user: s
     """
     kind = await _looked_at(channel, source, user)
     if kind not in ("file", "folder"):
-        raise CopyFailed(f"there is no {escaped(source)} in the guest")
+        raise CopyFailed(f'there is no "{escaped(source)}" in the guest')
     folder, name = _split(source)
     into, as_name = _place_here(name, target)
     command = Command(name="tar", args=("-cf", "-", "-C", folder, "--", name), user=user)
@@ -87,7 +87,7 @@ async def copy_from(channel: GuestChannel, source: str, target: Path, *, user: s
 def _place_inside(source: Path, target: str, kind: str) -> tuple[str, str]:
     """The guest's folder to copy `source` into, and the name there."""
     if not os.path.lexists(source):
-        raise CopyFailed(f"there is no {source} on this host")
+        raise CopyFailed(f'there is no "{source}" on this host')
     if kind == "folder":
         return target or ".", "." if source.name in ("", "..") else source.name
     folder, name = _split(target)
