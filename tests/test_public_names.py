@@ -12,6 +12,7 @@ import pytest
 import tartlet
 
 PUBLIC = {
+    "tartlet.archive.errors": {"BadArchive"},
     "tartlet.disk.model": {"DiskFormat"},
     "tartlet.errors": {"FileTrouble", "InvalidArgument", "ToolFailed", "ToolMissing", "UserError"},
     "tartlet.guest.agent_install": {"install_agent", "install_agent_by_ssh"},
@@ -39,8 +40,10 @@ PUBLIC = {
     "tartlet.vm.clone_image": {"clone_image"},
     "tartlet.vm.create": {"create_empty"},
     "tartlet.vm.ended": {"Ending", "LastRun", "last_run"},
+    "tartlet.vm.export": {"Exported", "export"},
     "tartlet.vm.folder": {"VmFolder", "VmIncomplete"},
     "tartlet.vm.fork": {"ForkFailed", "VmExists", "fork"},
+    "tartlet.vm.import_archive": {"import_archive"},
     "tartlet.vm.lifecycle": {"VmAlreadyRunning", "running"},
     "tartlet.vm.listing": {"Entry", "local_entries"},
     "tartlet.vm.live": {"RunningVm"},

@@ -6,6 +6,7 @@ this package at every start. `docs/reference/library.md` shows how they go toget
 
 TYPE_CHECKING = False  # typing's own would take longer to import than everything else here
 if TYPE_CHECKING:
+    from tartlet.archive.errors import BadArchive
     from tartlet.disk.model import DiskFormat
     from tartlet.errors import FileTrouble, InvalidArgument, ToolFailed, ToolMissing, UserError
     from tartlet.guest.agent_install import install_agent, install_agent_by_ssh
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from tartlet.vm.clone_image import clone_image
     from tartlet.vm.create import create_empty
     from tartlet.vm.ended import Ending, LastRun, last_run
+    from tartlet.vm.export import Exported, export
     from tartlet.vm.folder import VmFolder, VmIncomplete
     from tartlet.vm.fork import ForkFailed, VmExists, fork
+    from tartlet.vm.import_archive import import_archive
     from tartlet.vm.lifecycle import VmAlreadyRunning, running
     from tartlet.vm.listing import Entry, local_entries
     from tartlet.vm.live import RunningVm
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from tartlet.vm.store import VmMissing, VmNotRunning, VmRunning, VmStore
 
 _MODULES = {
+    "archive.errors": ("BadArchive",),
     "disk.model": ("DiskFormat",),
     "errors": ("FileTrouble", "InvalidArgument", "ToolFailed", "ToolMissing", "UserError"),
     "guest.agent_install": ("install_agent", "install_agent_by_ssh"),
@@ -78,8 +82,10 @@ _MODULES = {
     "vm.clone_image": ("clone_image",),
     "vm.create": ("create_empty",),
     "vm.ended": ("Ending", "LastRun", "last_run"),
+    "vm.export": ("Exported", "export"),
     "vm.folder": ("VmFolder", "VmIncomplete"),
     "vm.fork": ("ForkFailed", "VmExists", "fork"),
+    "vm.import_archive": ("import_archive",),
     "vm.lifecycle": ("VmAlreadyRunning", "running"),
     "vm.listing": ("Entry", "local_entries"),
     "vm.live": ("RunningVm",),
@@ -100,6 +106,7 @@ __all__ = [
     "AgentCannot",
     "AgentFailed",
     "AgentUnavailable",
+    "BadArchive",
     "CachedImage",
     "Changes",
     "Command",
@@ -109,6 +116,7 @@ __all__ = [
     "Display",
     "Ending",
     "Entry",
+    "Exported",
     "FileTrouble",
     "ForkFailed",
     "GuestChannel",
@@ -160,8 +168,10 @@ __all__ = [
     "create_empty",
     "create_snapshot",
     "delete_snapshot",
+    "export",
     "fork",
     "forwarded",
+    "import_archive",
     "install_agent",
     "install_agent_by_ssh",
     "last_run",

@@ -156,14 +156,14 @@ def test_a_helper_gets_the_password_through_its_input_only(session: dict[str, st
     (home / ".docker" / "config.json").write_text('{"credsStore": "spy"}')
     spy = home / "docker-credential-spy"
     spy.write_text(
-        f'#!/bin/sh\ncat > "{home}/told"\n{{ echo "$0 $*"; env; cat /proc/$PPID/cmdline; }} > "{home}/seen"\n'
+        f'#!/bin/sh\ncat > "{home}/told-$1"\n{{ echo "$0 $*"; env; cat /proc/$PPID/cmdline; }} >> "{home}/seen"\n'
     )
     spy.chmod(0o755)
     session["PATH"] = f"{home}:{session['PATH']}"
     words = ("login", "docker.io", *ALICE, "--no-validate", "--store", "docker")
     assert called(session, *words, password=b"hunter2").code == 0
-    assert '"ServerURL": "https://index.docker.io/v1/"' in (home / "told").read_text()
-    assert "hunter2" in (home / "told").read_text()
+    assert '"ServerURL": "https://index.docker.io/v1/"' in (home / "told-store").read_text()
+    assert "hunter2" in (home / "told-store").read_text()
     assert "hunter2" not in (home / "seen").read_text()
     assert "hunter2" not in (home / ".docker" / "config.json").read_text()
 
@@ -197,6 +197,23 @@ async def test_a_locked_keyring_fails_nothing_that_does_not_need_it(tmp_path: Pa
         async with opened(insecure=True, environment=session) as registries:
             await registries.repository(registry.host, "a").ping()
         assert (await tart(session, "logout", registry.host)).code == 1
+
+
+async def test_a_login_tells_who_comes_first(session: dict[str, str]) -> None:
+    session |= {"TART_REGISTRY_USERNAME": "bob", "TART_REGISTRY_PASSWORD": "b"}
+    told = await tart(session, "login", "h", *ALICE, "--no-validate", "--store", "docker", password=b"p")
+    assert (told.code, told.err) == (0, "other credentials for h, in the environment, are used before these\n")
+
+
+def test_a_broken_file_of_dockers_is_named_and_left_alone(session: dict[str, str]) -> None:
+    path = Path(session["HOME"]) / ".docker" / "config.json"
+    path.parent.mkdir()
+    path.write_text("{")
+    for words in (("login", "h", *ALICE, "--no-validate"), ("logout", "h")):
+        told = called(session, *words, "--store", "docker", password=b"p")
+        assert (told.code, told.out) == (1, "")
+        assert str(path) in told.err
+    assert path.read_text() == "{"
 
 
 async def test_a_logout_tells_who_still_knows_the_registry(tmp_path: Path) -> None:

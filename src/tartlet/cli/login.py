@@ -59,10 +59,12 @@ def command(
     check_store(kept)
     credentials = _credentials(host, username)
 
-    async def work() -> None:
-        await log_in(host, credentials, store=kept, validate=not no_validate, insecure=insecure)
+    async def work() -> str | None:
+        return await log_in(host, credentials, store=kept, validate=not no_validate, insecure=insecure)
 
-    anyio.run(work)
+    first = anyio.run(work)
+    if first:
+        click.echo(f"other credentials for {host}, in the {first}, are used before these", err=True)
 
 
 def _credentials(host: str, username: str | None) -> Credentials:

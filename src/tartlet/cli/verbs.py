@@ -28,6 +28,8 @@ VERBS: Mapping[str, str] = {
     "exec": "Run a command inside a running VM.",
     "pull": "Bring an image from a registry into the cache.",
     "push": "Push a VM to a registry.",
+    "import": "Import a VM from a file.",
+    "export": "Export a VM to a file.",
     "prune": "Remove what can be done without.",
     "rename": "Give a VM another name.",
     "stop": "Stop a VM.",

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 _AT_FDCWD = -100
@@ -77,6 +78,59 @@ def write_whole(path: Path, content: bytes, mode: int = 0o644) -> None:
         with suppress(FileNotFoundError):
             os.unlink(beside)
         raise
+
+
+@contextmanager
+def whole_file(target: Path, mode: int = 0o644) -> Generator[BinaryIO]:
+    """A new file that takes the place of `target`, on the medium, when the block ends well.
+
+    Whatever ends it early leaves the old file, and nothing else where the file system knows files without a name. What
+    is there and is no plain file (a pipe, a device) is written to as it is. Raises OSError.
+    """
+    if target.exists() and not target.is_file():
+        with target.open("wb") as stream:
+            yield stream
+        return
+    place = Path(os.path.realpath(target))
+    beside = place.with_name(f".{place.name}.{uuid4()}")
+    descriptor = _nameless(place.parent, mode)
+    has_name = descriptor is None
+    if descriptor is None:
+        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+            if not has_name:
+                _give_name(descriptor, beside)
+        os.replace(beside, place)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(beside)
+        raise
+
+
+def _nameless(folder: Path, mode: int) -> int | None:
+    """A new file without a name in `folder`; None where there is no such thing (open(2), O_TMPFILE)."""
+    if not hasattr(os, "O_TMPFILE"):
+        return None
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
+    except OSError as exc:
+        if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+            raise
+        if not folder.is_dir():
+            raise
+        return None
+
+
+def _give_name(descriptor: int, path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:  # with a folder Python calls linkat(2), which alone can follow the link in /proc
+        os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
 
 
 def sync_folder(folder: Path) -> None:

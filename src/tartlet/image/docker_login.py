@@ -11,6 +11,7 @@ from pathlib import Path
 from tartlet.errors import FileTrouble, ToolFailed
 from tartlet.host.files import write_whole
 from tartlet.image import auth_files
+from tartlet.image.auth_files import BadAuthFile
 from tartlet.image.secret import Credentials
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ async def store(host: str, credentials: Credentials, environment: Mapping[str, s
     ToolMissing, ToolFailed.
     """
     path = _place(environment)
-    document = dict(auth_files.read(path) or {})
+    document = _read(path)
     helper, key = auth_files.configured_helper(document, host), auth_files.own_key(host)
     if helper:
         secret = {"ServerURL": key, "Username": credentials.username, "Secret": credentials.password}
@@ -38,7 +39,7 @@ async def store(host: str, credentials: Credentials, environment: Mapping[str, s
 async def forget(host: str, environment: Mapping[str, str]) -> bool:
     """Remove the credentials of a registry from Docker's file or helper; whether there were any. Raises as storing."""
     path = _place(environment)
-    document = dict(auth_files.read(path) or {})
+    document = _read(path)
     helper = auth_files.configured_helper(document, host)
     if helper:
         try:
@@ -59,6 +60,13 @@ async def forget(host: str, environment: Mapping[str, str]) -> bool:
 def _place(environment: Mapping[str, str]) -> str:
     """Docker's file itself, where its name is a link to it."""
     return os.path.realpath(auth_files.docker_file(environment))
+
+
+def _read(path: str) -> dict[str, object]:
+    try:
+        return dict(auth_files.read(path) or {})
+    except BadAuthFile as exc:
+        raise BadAuthFile(f"{path} cannot be changed: {exc}", "mend that file, or move it away") from exc
 
 
 def _save(path: str, document: Mapping[str, object]) -> None:

@@ -47,8 +47,10 @@ async def log_in(
     validate: bool = True,
     insecure: bool = False,
     environment: Mapping[str, str] | None = None,
-) -> None:
+) -> str | None:
     """Keep the credentials of the registry `host` (with its port), replacing older ones.
+
+    Gives the source of other credentials that are used instead, in words for the user, or None.
 
     `validate`: only if the registry accepts them, asked over plain HTTP when `insecure`. Raises BadRegistryHost,
     InvalidCredentials, KeyringUnavailable, RegistryUnreachable, RegistryError; for Docker's store FileTrouble,
@@ -64,6 +66,8 @@ async def log_in(
         await keyring_store.store(host, credentials, words)
     else:
         await docker_login.store(host, credentials, words)
+    used = await CredentialSources(environment=words).first(host)
+    return used[0] if used and used[1] != credentials else None
 
 
 async def log_out(
