@@ -32,4 +32,4 @@ def make_room_to_grow(store: VmStore, source: VmFolder, limit: int) -> list[Prun
 
     from tartlet.vm.prune import reclaim  # most clones do without
 
-    return reclaim(store, needed, spare=[source.path])
+    return reclaim(store, needed, spare=[source.path], near=store.home.vms)
