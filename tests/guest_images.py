@@ -23,6 +23,7 @@ from tartlet.build.emulation import CannotEmulate
 from tartlet.build.requirements import CannotBuild
 from tartlet.build.root_folder import PackagesFailed
 from tartlet.build.sandbox import NoNamespace
+from tartlet.host.files import removed
 from tartlet.hypervisor.shared_folder import SharedFolder
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tartlet-tests" / "distros"
@@ -52,10 +53,13 @@ def _forget_older(current: Path) -> None:
     """Every change of a recipe leaves a disk of half a gigabyte; a disk somebody has open stays until it is closed."""
     recipe = json.loads((current / "recipe.json").read_text())
     for entry in CACHE.glob("*/recipe.json"):
-        other = json.loads(entry.read_text())
+        try:
+            other = json.loads(entry.read_text())
+        except FileNotFoundError:  # another run of the tests was faster
+            continue
         same = all(other[part] == recipe[part] for part in ("distribution", "codename", "architecture"))
         if same and entry.parent != current:
-            shutil.rmtree(entry.parent)
+            removed(entry.parent)
 
 
 @dataclass(frozen=True, kw_only=True)

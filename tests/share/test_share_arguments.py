@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tartlet.share.arguments import AUTOMOUNT_TAG, BadShare, Share, grouped, parse_share_option
 
@@ -55,6 +57,16 @@ def test_values(value: str, name: str | None, path: str, read_only: bool, tag: s
 def test_mistakes_are_told_with_their_place(value: str, told: str) -> None:
     with pytest.raises(BadShare, match=told):
         parse_share_option(value)
+
+
+@given(st.text())
+def test_any_text_is_a_share_or_a_mistake(value: str) -> None:
+    try:
+        share = parse_share_option(value)
+    except BadShare:
+        return
+    assert share.path
+    assert share.name is None or "/" not in share.name
 
 
 def test_folders_come_together_by_tag() -> None:

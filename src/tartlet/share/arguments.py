@@ -79,7 +79,7 @@ def _checked_name(name: str, value: str) -> str:
     if "/" in name or name in (".", ".."):
         raise BadShare(
             f"--dir {value!r}: {name!r}, characters 1 to {len(name)}, is no name for a folder",
-            "a path with a colon in it needs a name in front: NAME:PATH",
+            "a path with a colon in it needs a name in front: NAME:PATH. Options are ro and tag=TAG",
         )
     return name
 
