@@ -159,7 +159,7 @@ async def planned(
             own_agent=own,
             serial=serial_port,
             lent=(theirs, own_theirs, serial_theirs),
-            identity=_identity(vm),
+            identity=_identity(vm, forked=inherited is not None),
             network=network,
             folders=folders,
             options=options,
@@ -168,13 +168,13 @@ async def planned(
         )
 
 
-def _identity(vm: VmFolder) -> MachineIdentity:
-    by_cloud_init = os.path.exists(vm.seed_path) and not os.path.lexists(vm.state_path)
-    return MachineIdentity(
-        id=machine_id(vm.path),
-        name=valid_hostname(vm.name),
-        parts=("id",) if by_cloud_init else ("name", "id", "keys"),  # a new seed brings new keys and the name
-    )
+def _identity(vm: VmFolder, *, forked: bool) -> MachineIdentity:
+    parts: tuple[str, ...] = ("name", "id", "keys")
+    if forked:  # it gets the rest before it meets anybody (see `settle`)
+        parts = ("keys",)
+    elif os.path.exists(vm.seed_path) and not os.path.lexists(vm.state_path):  # a new seed brings keys and the name
+        parts = ("id",)
+    return MachineIdentity(id=machine_id(vm.path), name=valid_hostname(vm.name), parts=parts)
 
 
 def _runnable_disk(vm: VmFolder, config: VmConfig) -> Disk:
