@@ -159,3 +159,29 @@ def test_a_frozen_copy_has_the_data_and_cannot_be_changed() -> None:
 )
 def test_host_names(name: str, host: str) -> None:
     assert host_name(name) == host
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_forks_of_a_whole_system_are_machines_of_their_own(suspended_debian: Lab) -> None:
+    """With our own agent, systemd's network client, and everything else that a distribution keeps about a machine."""
+    debian, names = suspended_debian, ["debian", "left", "right"]
+    with leaving_nobody(), debian.running("debian"):
+        try:
+            root(debian, "echo base > /var/tmp/mark; sync", "debian")
+            assert debian.done("fork", "debian", "left", "right", timeout=300).split() == names[1:]
+            root(debian, "echo left > /var/tmp/mark; sync", "left")
+            assert [root(debian, "cat /var/tmp/mark", name) for name in names] == ["base", "left", "base"]
+            ask = (
+                "cat /sys/class/net/e*/address /etc/machine-id; hostname; "
+                "head -c 16 /dev/urandom | md5sum | cut -c 1-32; "
+                "cat /etc/ssh/ssh_host_ed25519_key.pub | cut -d ' ' -f 2"
+            )
+            told = [root(debian, ask, name).split() for name in names]
+            for what in range(5):
+                assert len({answers[what] for answers in told}) == len(names), told
+            assert [answers[2] for answers in told[1:]] == names[1:]
+            assert len({debian.done("ip", name, "--wait", "60", timeout=90) for name in names}) == len(names)
+        finally:
+            for name in names[1:]:
+                debian.end(name)
