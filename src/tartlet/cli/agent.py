@@ -6,27 +6,21 @@ import click
 
 from tartlet.cli.candidates import running_vms
 from tartlet.cli.wiring import App
-from tartlet.cli.words import Verb
-from tartlet.errors import InvalidArgument
+from tartlet.cli.words import Verb, VerbGroup
 from tartlet.vm.folder import VmFolder
 from tartlet.vm.model import VmState
 from tartlet.vm.store import VmNotRunning
 
 
-@click.command("agent", cls=Verb)
+@click.command("install", cls=Verb)
 @click.option("--ssh", "user", metavar="<user>", help="Go in by SSH as this user, who may use sudo.")
-@click.argument("action", metavar="install", help="What to do: install.")
 @click.argument("name", metavar="<name>", help="VM whose guest gets it.", shell_complete=running_vms)
 @click.pass_obj
-def command(app: App, action: str, name: str, *, user: str | None) -> None:
+def install(app: App, name: str, *, user: str | None) -> None:
     """Bring Tartlet's own guest agent into a running VM, or renew it there.
 
     It goes in through the QEMU guest agent, or by SSH. The guest needs Python 3.8 or newer, and systemd or OpenRC.
     """
-    if action != "install":
-        raise InvalidArgument(
-            f"{action!r} is nothing that can be done with the agent", "write: tart agent install <vm>"
-        )
     vm = app.store.open(name)
     if vm.state() is not VmState.RUNNING:
         raise VmNotRunning(name)
@@ -49,3 +43,6 @@ async def _install(vm: VmFolder, user: str | None) -> None:
     told = record.read(vm.path)
     port = told.ssh_port if told is not None and told.address == str(address) else 22
     await install_agent_by_ssh(vm.path, f"{user}@{address}", port=port)
+
+
+command = VerbGroup("agent", "Look after the guest agent in a VM.", [install])

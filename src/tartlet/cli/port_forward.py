@@ -20,7 +20,7 @@ from tartlet.vm.store import VmNotRunning
     "--address",
     metavar="<address>",
     default="127.0.0.1",
-    help="Address of this machine to listen on. Default: 127.0.0.1",
+    help="Address of this machine to listen on.",
 )
 @click.argument("name", metavar="<name>", help="VM to reach.", shell_complete=running_vms)
 @click.argument(

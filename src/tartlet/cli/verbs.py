@@ -36,7 +36,7 @@ VERBS: Mapping[str, str] = {
     "delete": "Delete VMs and cached images.",
     "suspend": "Save a running VM to disk; its next run continues there.",
     "cp": "Copy files and folders between this machine and a running VM.",
-    "agent": "Bring Tartlet's own guest agent into a running VM, or renew it there.",
+    "agent": "Look after the guest agent in a VM.",
     "port-forward": "Make ports of a running VM's loopback reachable on this machine.",
     "wait": "Wait until a VM has ended, and print how it did.",
     "logs": "Show the logs of a VM.",
