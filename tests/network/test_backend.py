@@ -32,6 +32,7 @@ class Failing:
 
     name = "failing"
     modes = frozenset({NetworkMode.NAT})
+    offloads = True
 
     def lacking(self) -> Lack | None:
         return None
@@ -96,6 +97,15 @@ async def test_a_resumed_guest_keeps_backend_and_addresses() -> None:
     assert attachment.notes[0].startswith("the guest can reach")  # the failing one was not even asked
     assert attachment.record.guest_address == "10.64.7.15"
     assert attachment.record.address == "127.64.9.9"
+
+
+@pytest.mark.anyio
+async def test_a_guest_that_was_saved_with_a_card_of_the_shared_network_is_given_no_other() -> None:
+    keep = NetworkRecord(backend="userns", address="127.64.9.9", guest_address="192.168.64.15")
+    with pytest.raises(BackendUnusable, match="no network for tiny"):  # slirp would do for a guest that boots
+        await attached_by((Failing(), Slirp()), request(keep=keep))
+    with pytest.raises(BackendUnusable, match="userns"):
+        backend.choose(request(keep=keep), (Passt(), Slirp()))
 
 
 def test_the_survey_names_every_backend() -> None:

@@ -72,20 +72,19 @@ def suspended_debian_home(tmp_path_factory: pytest.TempPathFactory, network: Nam
     return lab
 
 
-@pytest.fixture(scope="session")
-def debian(suspended_debian_home: Lab, tmp_path_factory: pytest.TempPathFactory) -> Generator[Lab]:
-    """A home in which `debian` runs; one for all tests, which leave it running."""
-    lab = suspended_debian_home.copied(tmp_path_factory.mktemp("debian") / "home")
-    with lab.running("debian"):
-        yield lab
-
-
 @pytest.fixture
 def suspended_debian(suspended_debian_home: Lab, tmp_path: Path) -> Generator[Lab]:
     """A home of the test's own with `debian`, suspended with its agents answering."""
     lab = suspended_debian_home.copied(tmp_path / "home")
     yield lab
     _all_ended(lab)
+
+
+@pytest.fixture
+def debian(suspended_debian: Lab) -> Generator[Lab]:
+    """A home of the test's own in which `debian` runs: two at a time would have the same MAC address."""
+    with suspended_debian.running("debian"):
+        yield suspended_debian
 
 
 def _all_ended(lab: Lab) -> None:

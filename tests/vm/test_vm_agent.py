@@ -136,9 +136,9 @@ def test_it_gets_in_by_ssh_too(debian: Lab) -> None:
     debian.done("exec", "debian", "mkdir", "-p", "-m", "700", ".ssh")
     debian.done("cp", f"{key}.pub", "debian:.ssh/authorized_keys")
     remove_agent(debian)
-    script = f"ssh-add -q {key} && exec {TART} agent install --ssh admin debian"
+    agent = f'eval "$(ssh-agent)" > /dev/null && trap "ssh-agent -k > /dev/null" EXIT && ssh-add -q {key}'
     done = subprocess.run(
-        debian.network.words("ssh-agent", "sh", "-c", script),
+        debian.network.words("sh", "-c", f"{agent} && {TART} agent install --ssh admin debian"),
         capture_output=True, text=True, timeout=150, check=False, env=surroundings(debian.home),
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

@@ -25,6 +25,17 @@ def killed_after(lab: Lab, delay: float, name: str = "mini") -> None:
         run.wait(10)
 
 
+def killed_once(lab: Lab, happened: Callable[[], bool], what: str) -> float:
+    """Start the VM and kill the command when something has happened; the seconds that took."""
+    begun = time.monotonic()
+    with leaving_nobody(), lab.started("run", "mini", *HEADLESS) as run:
+        until(happened, what)
+        taken = time.monotonic() - begun
+        run.kill()
+        run.wait(10)
+    return taken
+
+
 def nothing_half(lab: Lab, name: str = "mini") -> str:
     """The VM's state, after having seen that everything is whole and nothing is left in the way."""
     state = lab.state(name)
@@ -47,8 +58,9 @@ def runs_now(lab: Lab, name: str = "mini") -> None:
 
 
 def test_killed_at_any_moment_of_starting(stopped: Lab) -> None:
+    whole = killed_once(stopped, (stopped.vm().path / "control.sock").exists, "the control socket")
     for step in range(15):
-        killed_after(stopped, step * 0.05)
+        killed_after(stopped, step / 13 * whole)
         assert nothing_half(stopped) == "stopped"
     runs_now(stopped)
     assert stopped.done("wait", "mini").startswith("stopped by user")
@@ -58,9 +70,13 @@ def test_killed_at_any_moment_of_resuming(suspended: Lab, tmp_path: Path) -> Non
     """Before the state is deleted the VM is suspended and resumes; from then on it is stopped, as after a power cut."""
     boot: str | None = None
     outcomes: list[str] = []
-    for step in range(15):
+    lab = suspended.copied(tmp_path / "resumed")
+    state = lab.vm().path / "state.vzvmsave"
+    whole = killed_once(lab, lambda: not state.exists(), "the end of the saved state")
+    assert nothing_half(lab) == "stopped"
+    for step in range(14):
         lab = suspended.copied(tmp_path / f"resumed-{step}")
-        killed_after(lab, step * 0.05)
+        killed_after(lab, step / 13 * whole)
         outcomes.append(nothing_half(lab))
         if outcomes[-1] == "suspended" and step % 3 == 0:
             with leaving_nobody(), lab.running():
@@ -69,14 +85,15 @@ def test_killed_at_any_moment_of_resuming(suspended: Lab, tmp_path: Path) -> Non
                 boot = now
         shutil.rmtree(lab.home)
     assert outcomes[0] == "suspended"
-    assert outcomes[-1] == "stopped"
 
 
 def test_killed_at_any_moment_of_suspending(suspended: Lab, tmp_path: Path) -> None:
     suspended.done("run", "mini", *BACKGROUND)
     boot = suspended.sh(BOOT_ID)
+    begun = time.monotonic()
     suspended.done("suspend", "mini")
     suspended.done("wait", "mini")
+    whole = time.monotonic() - begun
     outcomes: list[str] = []
     for step in range(12):
         lab = suspended.copied(tmp_path / f"suspending-{step}")
@@ -84,7 +101,7 @@ def test_killed_at_any_moment_of_suspending(suspended: Lab, tmp_path: Path) -> N
             lab.done("run", "mini", *BACKGROUND)
             supervisor = lab.supervisor()
             kill(supervisor, signal.SIGUSR1)
-            time.sleep(step * 0.015)
+            time.sleep(step / 11 * whole)
             with_luck(lambda pid=supervisor: kill(pid))  # type: ignore[misc]
             until(lambda home=lab: home.vm().supervisor() == 0, "its end")  # type: ignore[misc]
         outcomes.append(nothing_half(lab))
@@ -93,7 +110,7 @@ def test_killed_at_any_moment_of_suspending(suspended: Lab, tmp_path: Path) -> N
                 assert lab.sh(BOOT_ID) == boot
         shutil.rmtree(lab.home)
     assert outcomes[0] == "stopped"
-    assert outcomes[-1] == "suspended"
+    assert "suspended" in outcomes
 
 
 def with_luck(done: Callable[[], None]) -> None:

@@ -159,7 +159,7 @@ def test_a_stopped_vm_returns_to_its_disk_and_configuration(tmp_path: Path, *, o
 
 @pytest.fixture(scope="module")
 def xfs(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
-    with mounted(tmp_path_factory.mktemp("xfs") / "xfs.img", 400 * MIB, "mkfs.xfs", "-q", "-m", "reflink=1") as point:
+    with mounted(tmp_path_factory.mktemp("xfs") / "xfs.img", 1200 * MIB, "mkfs.xfs", "-q", "-m", "reflink=1") as point:
         yield point
 
 

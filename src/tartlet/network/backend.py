@@ -36,6 +36,11 @@ class NetworkBackend(Protocol):
         """What it can isolate. A mode that it would weaken is not among them."""
         ...
 
+    @property
+    def offloads(self) -> bool:
+        """Whether its cards leave checksums and cutting to the host. A guest saved with such a card needs one again."""
+        ...
+
     def lacking(self) -> Lack | None:
         """Why it cannot be used on this host; None when it can, as far as that shows without starting anything."""
         ...
@@ -75,13 +80,18 @@ def survey() -> list[tuple[str, Lack | None]]:
 def candidates(request: AttachRequest, backends: tuple[NetworkBackend, ...] = BACKENDS) -> list[NetworkBackend]:
     """The backends that can honour the request here, the best first; a resumed guest's former one before all.
 
-    Raises ModeUnavailable when there is none: an isolation that was asked for is not weakened.
+    Raises ModeUnavailable when there is none: an isolation that was asked for is not weakened. Raises BackendUnusable
+    when the saved guest's card is one that none of them has.
     """
     able = [backend for backend in backends if request.mode in backend.modes and _usable(backend)]
     if not able:
         raise ModeUnavailable(*_OPTIONS[request.mode])
-    former = request.keep.backend if request.keep else None
-    return sorted(able, key=lambda backend: backend.name != former)
+    former = next((backend for backend in BACKENDS if request.keep and backend.name == request.keep.backend), None)
+    if former and former.offloads:
+        able = [backend for backend in able if backend.offloads]
+        if not able:
+            raise BackendUnusable(former.name, former.lacking() or Lack(reason="it is not to be used"))
+    return sorted(able, key=lambda backend: backend is not former)
 
 
 def choose(request: AttachRequest, backends: tuple[NetworkBackend, ...] = BACKENDS) -> NetworkBackend:

@@ -53,6 +53,7 @@ class Passt:
 
     name = "passt"
     modes = frozenset({NetworkMode.NAT})
+    offloads = False
 
     def lacking(self) -> Lack | None:
         """What keeps passt from being used here, as far as that shows without starting it."""

@@ -26,6 +26,7 @@ class Slirp:
 
     name = "slirp"
     modes = frozenset({NetworkMode.NAT, NetworkMode.HOST})
+    offloads = False
 
     def lacking(self) -> Lack | None:
         """Nothing: distributions build QEMU with it."""

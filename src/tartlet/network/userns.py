@@ -71,6 +71,7 @@ class Userns:
 
     name = NAME
     modes = frozenset({NetworkMode.NAT, NetworkMode.SOFTNET, NetworkMode.HOST})
+    offloads = True
 
     def lacking(self) -> Lack | None:
         """What keeps it from being used here, as far as that shows without starting anything."""
