@@ -91,7 +91,7 @@ def candidates(request: AttachRequest, backends: tuple[NetworkBackend, ...] = BA
         able = [backend for backend in able if backend.offloads]
         if not able:
             raise BackendUnusable(former.name, former.lacking() or Lack(reason="it is not to be used"))
-    return sorted(able, key=lambda backend: backend is not former)
+    return sorted(able, key=lambda backend: former is None or backend.name != former.name)
 
 
 def choose(request: AttachRequest, backends: tuple[NetworkBackend, ...] = BACKENDS) -> NetworkBackend:
