@@ -67,6 +67,7 @@ def test_names_that_an_element_covers(domain: str, name: str, covered: bool) -> 
         (query("One.Site.Example"), "one.site.example"), (query("one.site.example", "AAAA"), None), (b"", None),
         (b"\0" * 12, None), (query("one.site.example")[:-3], None),
     ],
+    ids=["A", "AAAA", "nothing", "no question", "cut"],  # a question has a random number in it
 )  # fmt: skip
 def test_questions(asked: bytes, name: str | None) -> None:
     assert asked_name(asked) == name
