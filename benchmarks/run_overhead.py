@@ -23,6 +23,7 @@ MOST_ADDED = 0.5
 MOST_MEMORY = 60.0
 """MiB the supervisor may take."""
 SOCKET = re.compile(r"socket,id=(\w+),fd=\d+")
+TAP = re.compile(r"tap,id=(\w+),.*")
 MEMORY = re.compile(r"memory-backend-file,(.*),mem-path=/proc/self/fd/\d+")
 TART = str(Path(sys.executable).with_name("tart"))
 
@@ -100,6 +101,7 @@ def command_line_below(pid: int) -> list[str]:
         words = Path(f"/proc/{child}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
         if "qemu-system" in words[0]:
             alone = [SOCKET.sub(r"null,id=\1", word) for word in words if word != "-S"]
+            alone = [TAP.sub(r"user,id=\1,restrict=on", word) for word in alone]
             return [MEMORY.sub(r"memory-backend-memfd,\1", word) for word in alone]
     sys.exit("tart run has no QEMU below it")
 

@@ -12,7 +12,6 @@ import pytest
 from disk_files import check
 from tartlet.host.memory import frozen_copy, memory_file
 from tartlet.units import MIB
-from tartlet.vm.settle import host_name
 from vm_lab import Lab, kill, leaving_nobody, until
 
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
@@ -144,21 +143,6 @@ def test_a_frozen_copy_has_the_data_and_cannot_be_changed() -> None:
     finally:
         os.close(source)
         os.close(target)
-
-
-@pytest.mark.parametrize(
-    ("name", "host"),
-    [
-        ("worker-1", "worker-1"),
-        ("My VM", "my-vm"),
-        ("a.b_c", "a-b-c"),
-        ("---", "fork"),
-        ("ü", "fork"),
-        ("x" * 80, "x" * 63),
-    ],
-)
-def test_host_names(name: str, host: str) -> None:
-    assert host_name(name) == host
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -77,26 +77,30 @@ def survey() -> list[tuple[str, Lack | None]]:
     return [(backend.name, backend.lacking()) for backend in BACKENDS]
 
 
-def candidates(request: AttachRequest, backends: tuple[NetworkBackend, ...] = BACKENDS) -> list[NetworkBackend]:
+def candidates(request: AttachRequest, backends: tuple[NetworkBackend, ...] = BACKENDS) -> Generator[NetworkBackend]:
     """The backends that can honour the request here, the best first; a resumed guest's former one before all.
 
-    Raises ModeUnavailable when there is none: an isolation that was asked for is not weakened. Raises BackendUnusable
-    when the saved guest's card is one that none of them has.
+    Each is looked at when its turn comes. Raises ModeUnavailable at the end when there was none: an isolation that was
+    asked for is not weakened. Raises BackendUnusable when the saved guest's card is one that none of them has.
     """
-    able = [backend for backend in backends if request.mode in backend.modes and _usable(backend)]
-    if not able:
-        raise ModeUnavailable(*_OPTIONS[request.mode])
     former = next((backend for backend in BACKENDS if request.keep and backend.name == request.keep.backend), None)
-    if former and former.offloads:
-        able = [backend for backend in able if backend.offloads]
-        if not able:
-            raise BackendUnusable(former.name, former.lacking() or Lack(reason="it is not to be used"))
-    return sorted(able, key=lambda backend: former is None or backend.name != former.name)
+    needs_offload = former is not None and former.offloads
+    fitting = [one for one in backends if request.mode in one.modes and (one.offloads or not needs_offload)]
+    any_usable = False
+    for backend in sorted(fitting, key=lambda one: former is None or one.name != former.name):
+        if _usable(backend):
+            any_usable = True
+            yield backend
+    if any_usable:
+        return
+    if former and needs_offload:
+        raise BackendUnusable(former.name, former.lacking() or Lack(reason="it is not to be used"))
+    raise ModeUnavailable(*_OPTIONS[request.mode])
 
 
 def choose(request: AttachRequest, backends: tuple[NetworkBackend, ...] = BACKENDS) -> NetworkBackend:
     """The backend for the request. Raises ModeUnavailable."""
-    return candidates(request, backends)[0]
+    return next(candidates(request, backends))
 
 
 @asynccontextmanager
@@ -114,7 +118,9 @@ async def attached(
         yield attachment
 
 
-async def _first_that_starts(request: AttachRequest, able: list[NetworkBackend], held: AsyncExitStack) -> Attachment:
+async def _first_that_starts(
+    request: AttachRequest, able: Iterable[NetworkBackend], held: AsyncExitStack
+) -> Attachment:
     failures: list[BackendUnusable] = []
     for backend in able:
         try:

@@ -30,7 +30,6 @@ from tartlet.vm.options import RunOptions
 from tartlet.vm.orders import taking_orders
 from tartlet.vm.plan import Plan, planned
 from tartlet.vm.run_log import begun_log
-from tartlet.vm.settle import settled
 from tartlet.vm.share import shared
 from tartlet.vm.store import VmMissing, VmStore
 
@@ -89,8 +88,14 @@ async def running(
         if state is not None and inherited is None:
             _forget(folder)  # when nothing can fail any more
         async with _crash_told(process):
-            await (monitor.cont() if inherited is None else settled(live, name, inherited))
+            await (monitor.cont() if inherited is None else _settled(live, name, inherited))
         yield live
+
+
+async def _settled(live: RunningVm, name: str, inherited: Inherited) -> None:
+    from tartlet.vm.settle import settled  # brings the client of the guest's agent, which every other run does without
+
+    await settled(live, name, inherited)
 
 
 @asynccontextmanager

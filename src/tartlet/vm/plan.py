@@ -6,6 +6,7 @@ import os
 import socket
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,62 +104,39 @@ async def planned(
     Raises CannotRunHere, ToolMissing, FirmwareMissing, DiskInUse, and what else one of the parts refuses.
     """
     disk = _runnable_disk(vm, config)
-    program = qemu.find(config.arch)
-    version = qemu.version(program)
-    uefi = firmware.find(config.arch, version.series)
-    window = _window(options, config, program)
     extra = [parse_disk_option(value) for value in options.disks]
     async with AsyncExitStack() as held:
-        ours, theirs = held.enter_context(_pair())
-        own, own_theirs = held.enter_context(_pair())
-        serial_port, serial_theirs = held.enter_context(_pair())
-        network = await held.enter_async_context(plugged_in(vm, config, options, forked=inherited is not None))
-        ports = Ports(
-            ports=(
-                Port(name=GUEST_AGENT_PORT, descriptor=theirs.fileno()),
-                Port(name=f"tart-version-{PRINTED_VERSION}"),
-                Port(name=tart_agent.PORT, descriptor=own_theirs.fileno()),
-            ),
-            console=_console(options),
+        agent, own_agent, port = (held.enter_context(_pair()) for _ in range(3))
+        with ThreadPoolExecutor(
+            max_workers=1
+        ) as beside:  # QEMU takes a while to tell its version, and so does a network
+            finding = beside.submit(_emulator, config, options)
+            network = await held.enter_async_context(plugged_in(vm, config, options, forked=inherited is not None))
+            emulator = finding.result()
+        devices: tuple[Device, ...] = (
+            Graphics(width=config.display.width, height=config.display.height, arch=config.arch),
+            *cards(network, config.mac_address),
+            _ports(agent.qemus, own_agent.qemus, options),
+            Entropy(),
+            Balloon(),
+            Inputs(keyboard=not options.no_keyboard, pointer=not options.no_pointer),
+            Sound(driver=_sound(options, emulator)),
+            *_disks(held, home, vm, disk, options, extra),
+            *folders.devices,
         )
-        machine = Machine(
-            name=vm.name,
-            arch=config.arch,
-            type=machine_type(config.arch, version.series),
-            cpus=config.cpu_count,
-            memory=config.memory_size,
-            accelerator=accel.choose(config.arch),
-            firmware=uefi,
-            variables=nvram.prepare(vm.path, uefi),
-            monitor=-1,
-            serial_log=vm.serial_log_path,
-            serial=serial_theirs.fileno(),
-            devices=(
-                Graphics(width=config.display.width, height=config.display.height, arch=config.arch),
-                *cards(network, config.mac_address),
-                ports,
-                Entropy(),
-                Balloon(),
-                Inputs(keyboard=not options.no_keyboard, pointer=not options.no_pointer),
-                Sound(driver=_sound(options, window, program)),
-                *_disks(held, home, vm, disk, options, extra),
-                *folders.devices,
-            ),
-            ram=held.enter_context(_ram(config.memory_size, inherited)),
-            display=(*window.words, *(vnc.words() if options.vnc_experimental else ())),
-            nested=options.nested,
-            uuid=str(uuid.uuid5(_NAMES, config.mac_address)),
-        )
-        for line in (machine.accelerator.reason, window.reason, f"network: {network.record.backend}", *network.notes):
+        ram = held.enter_context(_ram(config.memory_size, inherited))
+        machine = _machine(vm, config, options, emulator, port.qemus, devices, ram)
+        reasons = (machine.accelerator.reason, emulator.window.reason)
+        for line in (*reasons, f"network: {network.record.backend}", *network.notes):
             note(line)
         yield Plan(
-            qemu=program,
+            qemu=emulator.program,
             machine=machine,
-            fingerprint=state_file.fingerprint(machine, version, disk_size=disk.size, mac=config.mac_address),
-            agent=ours,
-            own_agent=own,
-            serial=serial_port,
-            lent=(theirs, own_theirs, serial_theirs),
+            fingerprint=state_file.fingerprint(machine, emulator.version, disk_size=disk.size, mac=config.mac_address),
+            agent=agent.ours,
+            own_agent=own_agent.ours,
+            serial=port.ours,
+            lent=(agent.qemus, own_agent.qemus, port.qemus),
             identity=_identity(vm, forked=inherited is not None),
             network=network,
             folders=folders,
@@ -166,6 +144,63 @@ async def planned(
             config=config,
             image_disks=tuple(argument.path for argument in extra if names_image(argument)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Emulator:
+    """What this host has for the guest."""
+
+    program: str
+    version: qemu.QemuVersion
+    firmware: firmware.Firmware
+    window: display.Window
+
+
+def _emulator(config: VmConfig, options: RunOptions) -> _Emulator:
+    program = qemu.find(config.arch)
+    version = qemu.version(program)
+    uefi = firmware.find(config.arch, version.series)
+    return _Emulator(program, version, uefi, _window(options, config, program))
+
+
+def _machine(
+    vm: VmFolder,
+    config: VmConfig,
+    options: RunOptions,
+    emulator: _Emulator,
+    serial_port: socket.socket,
+    devices: tuple[Device, ...],
+    ram: Ram | None,
+) -> Machine:
+    return Machine(
+        name=vm.name,
+        arch=config.arch,
+        type=machine_type(config.arch, emulator.version.series),
+        cpus=config.cpu_count,
+        memory=config.memory_size,
+        accelerator=accel.choose(config.arch),
+        firmware=emulator.firmware,
+        variables=nvram.prepare(vm.path, emulator.firmware),
+        monitor=-1,
+        serial_log=vm.serial_log_path,
+        serial=serial_port.fileno(),
+        devices=devices,
+        ram=ram,
+        display=(*emulator.window.words, *(vnc.words() if options.vnc_experimental else ())),
+        nested=options.nested,
+        uuid=str(uuid.uuid5(_NAMES, config.mac_address)),
+    )
+
+
+def _ports(agent: socket.socket, own_agent: socket.socket, options: RunOptions) -> Ports:
+    return Ports(
+        ports=(
+            Port(name=GUEST_AGENT_PORT, descriptor=agent.fileno()),
+            Port(name=f"tart-version-{PRINTED_VERSION}"),
+            Port(name=tart_agent.PORT, descriptor=own_agent.fileno()),
+        ),
+        console=_console(options),
+    )
 
 
 def _identity(vm: VmFolder, *, forked: bool) -> MachineIdentity:
@@ -208,11 +243,11 @@ def _window(options: RunOptions, config: VmConfig, program: str) -> display.Wind
     )
 
 
-def _sound(options: RunOptions, window: display.Window, program: str) -> str:
+def _sound(options: RunOptions, emulator: _Emulator) -> str:
     """Sound goes with a window: a machine without one has nobody to hear it."""
-    if options.no_audio or options.suspendable or not window.shown:
+    if options.no_audio or options.suspendable or not emulator.window.shown:
         return audio.SILENT
-    return audio.choose(os.environ, qemu.audio_drivers(program))
+    return audio.choose(os.environ, qemu.audio_drivers(emulator.program))
 
 
 def _console(options: RunOptions) -> str | None:
@@ -249,11 +284,19 @@ def _image_disk(held: AsyncExitStack, home: Home, argument: DiskArgument, *, ind
     return held.enter_context(attached(of_copy, index=index, kind=str(copy.format)))
 
 
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The ends of a connection between this process and QEMU."""
+
+    ours: socket.socket
+    qemus: socket.socket
+
+
 @contextmanager
-def _pair() -> Generator[tuple[socket.socket, socket.socket]]:
+def _pair() -> Generator[_Pair]:
     one, other = socket.socketpair()
     with one, other:
-        yield one, other
+        yield _Pair(one, other)
 
 
 @contextmanager

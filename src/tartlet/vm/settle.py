@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 
 import anyio
 
+from tartlet.build.seed import valid_hostname
 from tartlet.errors import UserError
 from tartlet.guest.channel import connect
 from tartlet.guest.commands import Command
@@ -43,13 +43,8 @@ async def settled(vm: RunningVm, name: str, inherited: Inherited) -> None:
     """
     await vm.monitor.plug_cable(_CARD, plugged=False)
     await vm.monitor.cont()
-    await _become_another(vm, inherited.mac, vm.plan.config.mac_address, host_name(name))
+    await _become_another(vm, inherited.mac, vm.plan.config.mac_address, valid_hostname(name))
     await vm.monitor.plug_cable(_CARD, plugged=True)
-
-
-def host_name(name: str) -> str:
-    """A host name (RFC 1123) as near to the VM's name as can be."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower())[:63].strip("-") or "fork"
 
 
 async def _become_another(vm: RunningVm, *arguments: str) -> None:
