@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,24 @@ def test_a_fork_that_cannot_start_leaves_nothing_and_stops_no_other(suspended: L
             finally:
                 suspended.end("fine")
     assert sorted(os.listdir(suspended.home / "vms")) == ["fine", "mini"]
+    assert os.listdir(suspended.home / "tmp") == []
+
+
+def test_a_fork_that_is_interrupted_is_a_running_vm_or_none(suspended: Lab) -> None:
+    vms = suspended.home / "vms"
+    with leaving_nobody(), suspended.running():
+        for step in range(6):
+            with suspended.started("fork", "mini", f"one-{step}", f"two-{step}") as forking:
+                until(lambda: len(os.listdir(vms)) > 1 or forking.poll() is not None, "a first fork")
+                time.sleep(step * 0.1)
+                forking.send_signal(signal.SIGINT)
+                forking.wait(20)
+            made = [name for name in os.listdir(vms) if name != "mini"]
+            assert [suspended.state(name) for name in made] == ["running"] * len(made), step
+            for name in made:
+                suspended.end(name)
+                suspended.done("delete", name)
+        assert suspended.done("exec", "mini", "true") == ""
     assert os.listdir(suspended.home / "tmp") == []
 
 

@@ -145,6 +145,8 @@ async def _started(store: VmStore, fork: VmFolder, moment: _Moment) -> None:
             await anyio.wait_readable(heard)
         except BaseException:
             child.terminate()
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(child.wait)  # until then it holds the VM, which is to be deleted
             raise
         said = heard.read(65536)
     told = json.loads(said) if said else {"error": "its supervisor died", "hint": f"look at {fork.run_log_path}"}
