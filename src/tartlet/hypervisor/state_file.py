@@ -11,6 +11,7 @@ restoring; it is compared before a QEMU is started, because QEMU itself says onl
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -27,6 +28,7 @@ from tartlet.errors import FileTrouble, UserError
 from tartlet.hypervisor.machine import Machine
 from tartlet.hypervisor.qemu import QemuVersion
 from tartlet.hypervisor.qmp import CommandFailed, Events, Monitor, MonitorUnreachable, RunState
+from tartlet.units import MIB
 
 STREAM_OFFSET = 4096
 _MAGIC = b"TARTLET STATE\0\0\0"
@@ -163,7 +165,13 @@ async def stream(monitor: Monitor, descriptor: int, *, with_memory: bool) -> Non
             raise
     if outcome != "completed":
         reply = await monitor.migration()
-        raise CommandFailed("migrate", str(reply.get("error-desc") or outcome))
+        raise CommandFailed("migrate", str(reply.get("error-desc") or _likely_cause(descriptor) or outcome))
+
+
+def _likely_cause(descriptor: int) -> str | None:
+    """QEMU does not always tell what kept it from writing; a full disk is what it mostly is."""
+    room = os.fstatvfs(descriptor)
+    return os.strerror(errno.ENOSPC) if room.f_bavail * room.f_frsize < MIB else None
 
 
 def _capabilities(*, with_memory: bool) -> dict[str, bool]:
