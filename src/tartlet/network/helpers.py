@@ -91,10 +91,15 @@ class Helper:
 
     def last_words(self) -> str:
         """The last line that it said; empty when it said nothing."""
-        try:
-            told = os.read(self._said, 65536).decode(errors="replace")
-        except BlockingIOError:
-            return ""
-        # Where no system log runs, pasta complains about that too.
-        lines = [line.strip() for line in told.splitlines() if line.strip() and "syslog" not in line]
-        return lines[-1] if lines else ""
+        return last_line(self._said)
+
+
+def last_line(said: int) -> str:
+    """The last line that a helper has written into the non-blocking pipe `said`; empty when there is none."""
+    try:
+        told = os.read(said, 65536).decode(errors="replace")
+    except BlockingIOError:
+        return ""
+    # Where no system log runs, pasta and passt complain about that too.
+    lines = [line.strip() for line in told.splitlines() if line.strip() and "syslog" not in line]
+    return lines[-1] if lines else ""

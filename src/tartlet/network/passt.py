@@ -32,6 +32,7 @@ from tartlet.network.attachment import (
     NetworkLost,
     NetworkMode,
 )
+from tartlet.network.helpers import last_line
 from tartlet.network.loopback import Doorway
 from tartlet.network.record import NetworkRecord
 from tartlet.network.subnet import Subnet
@@ -185,14 +186,8 @@ class _Running:
 
     def last_words(self) -> str:
         """The last line that it said; empty when it said nothing."""
-        try:
-            told = os.read(self._said, 65536).decode(errors="replace")
-        except BlockingIOError:
-            return ""
-        # Where no system log runs, passt complains about that too.
-        lines = [line.strip() for line in told.splitlines() if line.strip() and "syslog" not in line]
-        # What it says before it starts working is no complaint.
-        return lines[-1] if lines and "Don't run as root" not in lines[-1] else ""
+        told = last_line(self._said)
+        return "" if "Don't run as root" in told else told  # said before it starts working, and no complaint
 
     async def _ended(self) -> None:
         if self._process.returncode is None:
