@@ -19,7 +19,7 @@ from tartlet.vm.model import VmConfig, VmState
 from tartlet.vm.snapshot_names import snapshots
 
 if TYPE_CHECKING:
-    from tartlet.image.cache import CachedImage
+    from tartlet.image.cached_image import CachedImage
 
 
 @click.command("get", cls=Verb)

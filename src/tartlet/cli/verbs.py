@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from tartlet.cli.wiring import App
-from tartlet.cli.words import answer_standing_options, help_screen
+from tartlet.cli.words import VerbGroup
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -68,24 +68,12 @@ def _without_a_verb(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-class Tart(click.Group):
+class Tart(VerbGroup):
     """The command itself: its first word chooses the verb."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "tart",
-            help="Run virtual machines, clone them, and keep them as images.",
-            add_help_option=False,
-            callback=_without_a_verb,
-            invoke_without_command=True,
-            no_args_is_help=False,
-        )
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the words before the verb. Raises click.UsageError, click.exceptions.Exit."""
-        if not ctx.resilient_parsing:
-            answer_standing_options(self, ctx, args)
-        return super().parse_args(ctx, args)
+        text = "Run virtual machines, clone them, and keep them as images."
+        super().__init__("tart", text, (), alone=_without_a_verb)
 
     def overviews(self) -> Iterable[tuple[str, str]]:
         """Each verb and its line, without importing it."""
@@ -106,13 +94,3 @@ class Tart(click.Group):
         from tartlet.cli.candidates import standing_options, verbs
 
         return standing_options(incomplete) if incomplete.startswith("-") else verbs(ctx, None, incomplete)
-
-    def get_help(self, ctx: click.Context) -> str:
-        """The help screen."""
-        return help_screen(self, ctx)
-
-    def get_usage(self, ctx: click.Context) -> str:
-        """The one line that shows how to call this."""
-        from tartlet.cli.help_screen import synopsis
-
-        return synopsis(self, ctx)

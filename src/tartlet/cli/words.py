@@ -8,7 +8,7 @@ Where click and the original differ, the original wins:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import click
 
@@ -57,13 +57,16 @@ class Verb(click.Command):
 class VerbGroup(click.Group):
     """A verb that has verbs of its own. Alone it shows its help."""
 
-    def __init__(self, name: str, text: str, members: Iterable[click.Command]) -> None:
+    def __init__(
+        self, name: str, text: str, members: Iterable[click.Command], *, alone: Callable[[], None] | None = None
+    ) -> None:
+        """`alone` takes the place of showing the help; it runs before every member too."""
         super().__init__(
             name,
             commands=list(members),
             help=text,
             add_help_option=False,
-            callback=_help_without_a_verb,
+            callback=alone or _help_without_a_verb,
             invoke_without_command=True,
             no_args_is_help=False,
         )
@@ -74,7 +77,7 @@ class VerbGroup(click.Group):
             answer_standing_options(self, ctx, args)
         return super().parse_args(ctx, args)
 
-    def overviews(self) -> Iterator[tuple[str, str]]:
+    def overviews(self) -> Iterable[tuple[str, str]]:
         """Each verb and its line."""
         return ((name, (verb.help or "").partition("\n")[0]) for name, verb in self.commands.items())
 
