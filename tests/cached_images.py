@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tartlet.host.paths import Home
 from tartlet.host.scratch import scratch_folder
-from tartlet.image.cache import CachedImage, ImageCache
+from tartlet.image.cache import ImageCache
+from tartlet.image.cached_image import CachedImage
 from tartlet.image.manifest import digest_of
 from tartlet.image.reference import ImageName, parse
 

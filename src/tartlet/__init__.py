@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
     from tartlet.guest.port_forward import forwarded
     from tartlet.host.paths import Home
-    from tartlet.image.cache import CachedImage, ImageCache, ImageMissing
+    from tartlet.image.cache import ImageCache, ImageMissing
+    from tartlet.image.cached_image import CachedImage
     from tartlet.image.progress import TransferProgress
     from tartlet.image.prune import Prunable, Pruned
     from tartlet.image.pull import Pulled
@@ -64,7 +65,8 @@ _MODULES = {
     "guest.errors": ("AgentCannot", "AgentFailed", "AgentUnavailable"),
     "guest.port_forward": ("forwarded",),
     "host.paths": ("Home",),
-    "image.cache": ("CachedImage", "ImageCache", "ImageMissing"),
+    "image.cache": ("ImageCache", "ImageMissing"),
+    "image.cached_image": ("CachedImage",),
     "image.prune": ("Prunable", "Pruned"),
     "image.progress": ("TransferProgress",),
     "image.pull": ("Pulled",),

@@ -25,10 +25,8 @@ from tartlet.host.files import exchange, move_if_free, removed, sync_folder
 from tartlet.host.locks import LockTrouble, file_lock, lock_holder, removable, try_file_lock, try_process_lock
 from tartlet.host.paths import Home, made
 from tartlet.host.scratch import collect, scratch_folder
+from tartlet.image.cached_image import CachedImage, is_complete
 from tartlet.image.reference import BadImageName, ImageName, from_cache, is_digest
-
-MANIFEST_FILE = "manifest.json"
-"""The manifest as it was received, byte for byte."""
 
 MARK = ".explicitly-pulled"
 """An empty file: this image was pulled by its digest and needs no tag to stay."""
@@ -50,48 +48,6 @@ class ImageInUse(UserError):
     def __init__(self, name: ImageName) -> None:
         super().__init__(f'the image "{name}" is in use by another process', "try again when that has ended")
         self.name = name
-
-
-@dataclass(frozen=True, slots=True)
-class CachedImage:
-    """An image in the cache. A value: nothing is open or locked."""
-
-    name: ImageName
-    """By its digest."""
-    path: Path
-    """Its folder."""
-
-    @property
-    def digest(self) -> str:
-        """The digest of its manifest."""
-        return str(self.name.digest)
-
-    @property
-    def config_path(self) -> Path:
-        """The VM's configuration as it was pushed."""
-        return self.path / "config.json"
-
-    @property
-    def disk_path(self) -> Path:
-        """The flat disk. Stacked images, which others may have put here, have none."""
-        return self.path / "disk.img"
-
-    @property
-    def nvram_path(self) -> Path:
-        """Firmware variables."""
-        return self.path / "nvram.bin"
-
-    @property
-    def manifest_path(self) -> Path:
-        """The manifest's bytes; images of old programs have none."""
-        return self.path / MANIFEST_FILE
-
-    def manifest(self) -> bytes | None:
-        """The manifest as it was received, or None. Not verified."""
-        try:
-            return self.manifest_path.read_bytes()
-        except OSError:
-            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,15 +294,6 @@ def _claim(held: ExitStack, descriptor: int | None, image: CachedImage) -> None:
     if descriptor is None:
         raise ImageInUse(image.name)
     held.callback(os.close, descriptor)
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a folder has the files of an image: a flat one, or a stacked one that another program has put there."""
-    at = os.fspath(folder)
-    if not (os.path.exists(f"{at}/config.json") and os.path.exists(f"{at}/nvram.bin")):
-        return False
-    disk = os.path.exists(f"{at}/disk.img") or os.path.exists(f"{at}/{MANIFEST_FILE}")
-    return disk and not os.path.exists(f"{at}/overlay.asif")
 
 
 def _walk(root: str, folder: str) -> Iterator[tuple[str, str, bool]]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from tartlet.errors import FileTrouble
 from tartlet.image.bodies import BlobBytes, from_bytes
-from tartlet.image.cache import CachedImage
+from tartlet.image.cached_image import CachedImage
 from tartlet.image.known_images import flat_layout_of
 from tartlet.image.layers import Region
 from tartlet.image.layout import Piece

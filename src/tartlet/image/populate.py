@@ -10,7 +10,8 @@ from pathlib import Path
 from tartlet.host.copying import reflink, sparse_copy, trouble_writing
 from tartlet.host.files import write_new
 from tartlet.host.scratch import scratch_folder
-from tartlet.image.cache import MANIFEST_FILE, CachedImage, ImageCache
+from tartlet.image.cache import ImageCache
+from tartlet.image.cached_image import MANIFEST_FILE, CachedImage
 from tartlet.image.push_plan import Target
 from tartlet.image.source import DiskSource
 

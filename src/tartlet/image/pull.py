@@ -19,7 +19,8 @@ from anyio import to_thread
 from tartlet.host import access_time
 from tartlet.host.copying import trouble_writing
 from tartlet.host.files import removed, write_whole
-from tartlet.image.cache import CachedImage, ImageCache
+from tartlet.image.cache import ImageCache
+from tartlet.image.cached_image import CachedImage
 from tartlet.image.layout import Layout, flat_layout
 from tartlet.image.lz4_stream import BLOCK, ZERO_BLOCK
 from tartlet.image.manifest import digest_of, read_manifest

@@ -8,7 +8,8 @@ from pathlib import Path
 from tartlet.errors import FileTrouble
 from tartlet.host.files import removed
 from tartlet.host.locks import LockTrouble, try_file_lock
-from tartlet.image.cache import MANIFEST_FILE, ImageCache
+from tartlet.image.cache import ImageCache
+from tartlet.image.cached_image import MANIFEST_FILE
 
 JOURNAL = "journal"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tartlet.disk.clone import stand_on
 from tartlet.image import origin
-from tartlet.image.cache import CachedImage, ImageCache
+from tartlet.image.cache import ImageCache
+from tartlet.image.cached_image import CachedImage
 from tartlet.image.layout import StackedImage
 from tartlet.image.origin import Origin
 from tartlet.image.reference import ImageName

@@ -13,7 +13,8 @@ from tartlet.vm.model import VmState
 from tartlet.vm.store import VmStore
 
 if TYPE_CHECKING:  # whoever has no images does without them
-    from tartlet.image.cache import CachedImage, ImageCache
+    from tartlet.image.cache import ImageCache
+    from tartlet.image.cached_image import CachedImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
