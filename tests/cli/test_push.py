@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import anyio
@@ -14,21 +13,9 @@ from anyio import to_thread
 
 from command import Called, tart
 from disk_files import guest_writes, image_format
-from registries import Fault, Front, front, real_registry
+from registries import Fault, Front
 from tartlet.image.manifest import read_manifest
 from tartlet.image.registry import opened
-
-
-@pytest.fixture(scope="module")
-async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
-    async with real_registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
-
-
-@pytest.fixture
-async def before(host: str) -> AsyncGenerator[Front]:
-    async with front(host) as state:
-        yield state
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import anyio
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
-from registries import Fault, Front, front, real_registry
-from tartlet.image import pace, transport
+from registries import Fault, Front, front
+from tartlet.image import transport
 from tartlet.image.bodies import from_bytes, from_file
 from tartlet.image.credentials import CredentialSources
 from tartlet.image.manifest import Descriptor, Manifest, blob_descriptor, canonical_json, digest_of
@@ -39,23 +39,7 @@ BLOBS = r"/blobs/sha256"
 UPLOADS = r"/blobs/uploads/"
 ALICE = {"TART_REGISTRY_USERNAME": "alice", "TART_REGISTRY_PASSWORD": "s3cr:t"}
 
-
-@pytest.fixture(scope="session")
-async def registry_host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
-    async with real_registry(tmp_path_factory.mktemp("registry")) as host:
-        yield host
-
-
-@pytest.fixture
-async def before(registry_host: str) -> AsyncGenerator[Front]:
-    async with front(registry_host) as state:
-        yield state
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts follow each other at once."""
-    monkeypatch.setattr(pace, "_FIRST_DELAY", 0.001)
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 @asynccontextmanager

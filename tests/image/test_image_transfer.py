@@ -5,7 +5,7 @@ import random
 import resource
 import subprocess
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +14,7 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from registries import Fault, Front, front, real_registry
-from tartlet.image import pace
+from registries import Fault, Front
 from tartlet.image.bodies import from_bytes
 from tartlet.image.layers import Region, cut
 from tartlet.image.layout import Layout, flat_layout
@@ -41,28 +40,7 @@ BLOBS = r"/blobs/sha256"
 NOISE = random.Random(5).randbytes(6 * MIB)
 SIZE = 40 * MIB + 12_345
 
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "_FIRST_DELAY", 0.001)
-
-
-@pytest.fixture(scope="module")
-async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
-    async with real_registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
-
-
-@pytest.fixture
-async def before(host: str) -> AsyncGenerator[Front]:
-    async with front(host) as state:
-        yield state
-
-
-@pytest.fixture
-async def repository(before: Front, tmp_path: Path) -> AsyncGenerator[Repository]:
-    async with opened(insecure=True, environment={"HOME": str(tmp_path)}) as registries:
-        yield registries.repository(before.host, f"tests/vm-{os.urandom(6).hex()}")
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 @pytest.fixture
@@ -235,16 +213,16 @@ async def test_a_cancelled_fetch_ends_soon(repository: Repository, before: Front
 
 
 async def test_another_client_copies_the_image_with_all_digests(
-    repository: Repository, host: str, disk: Path, tmp_path: Path
+    repository: Repository, registry_host: str, disk: Path, tmp_path: Path
 ) -> None:
     digest = await pushed(repository, disk, 16 * MIB)
-    source = f"docker://{host}/{repository.namespace}:latest"
-    target = f"docker://{host}/{repository.namespace}-copy:latest"
+    source = f"docker://{registry_host}/{repository.namespace}:latest"
+    target = f"docker://{registry_host}/{repository.namespace}-copy:latest"
     folder = tmp_path / "dir"
     for where in (target, f"dir:{folder}"):
         await to_thread.run_sync(skopeo_copy, source, where)
     async with opened(insecure=True, environment={"HOME": str(tmp_path)}) as registries:
-        copy = registries.repository(host, f"{repository.namespace}-copy")
+        copy = registries.repository(registry_host, f"{repository.namespace}-copy")
         assert digest_of(await copy.manifest("latest")) == digest
         await pulled(copy, await layout_of(copy), tmp_path / "target")
     assert same(disk, tmp_path / "target")

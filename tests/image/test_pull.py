@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import cast
 
@@ -19,13 +18,12 @@ import pytest
 from cached_images import home_in
 from disk_files import mounted
 from pushed_images import disk_file, pushed
-from registries import Fault, Front, front, real_registry
+from registries import Fault, Front
 from tartlet.disk.model import allocated
 from tartlet.disk.usage import freed_bytes
 from tartlet.errors import UserError
 from tartlet.host import access_time, scratch
 from tartlet.host.copying import NoSpace
-from tartlet.image import pace
 from tartlet.image.bodies import from_bytes
 from tartlet.image.cache import MARK, ImageCache, ImageMissing
 from tartlet.image.layout import StackedImage
@@ -34,7 +32,7 @@ from tartlet.image.piece_writer import CorruptBlob
 from tartlet.image.progress import TransferProgress
 from tartlet.image.pull import Pulled, pull
 from tartlet.image.reference import ImageName
-from tartlet.image.registry import Repository, opened
+from tartlet.image.registry import Repository
 from tartlet.image.reuse import LocalDisk
 from tartlet.image.upload import push_blob
 from tartlet.units import MIB
@@ -45,28 +43,7 @@ NOISE = random.Random(7).randbytes(12 * MIB)
 PIECE = 2 * MIB
 SIZE = 20 * MIB + 4096
 
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "_FIRST_DELAY", 0.001)
-
-
-@pytest.fixture(scope="module")
-async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
-    async with real_registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
-
-
-@pytest.fixture
-async def before(host: str) -> AsyncGenerator[Front]:
-    async with front(host) as state:
-        yield state
-
-
-@pytest.fixture
-async def repository(before: Front, tmp_path: Path) -> AsyncGenerator[Repository]:
-    async with opened(insecure=True, environment={"HOME": str(tmp_path)}) as registries:
-        yield registries.repository(before.host, f"tests/vm-{os.urandom(6).hex()}")
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 @pytest.fixture

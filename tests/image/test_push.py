@@ -18,8 +18,8 @@ import pytest
 
 from cached_images import CONFIG, home_in
 from pushed_images import disk_file, pushed
-from registries import Fault, Front, front, real_registry
-from tartlet.image import pace, transport
+from registries import Fault, Front, real_registry
+from tartlet.image import transport
 from tartlet.image.bodies import from_bytes
 from tartlet.image.cache import ImageCache
 from tartlet.image.known_images import KnownImage, known_image
@@ -62,22 +62,7 @@ WHEN = datetime(2026, 8, 18, 7, 8, 9, tzinfo=UTC)
 NOTHING = LocalBlobs([], (), None)
 ALICE = {"TART_REGISTRY_USERNAME": "alice", "TART_REGISTRY_PASSWORD": "s3cr:t"}
 
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "_FIRST_DELAY", 0.001)
-
-
-@pytest.fixture(scope="module")
-async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
-    async with real_registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
-
-
-@pytest.fixture
-async def before(host: str) -> AsyncGenerator[Front]:
-    async with front(host) as state:
-        yield state
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 @asynccontextmanager
@@ -569,12 +554,12 @@ async def test_a_cached_image_is_made_anew_where_that_gives_its_very_blobs(
 
 
 async def test_skopeo_takes_the_image_to_another_registry_and_a_folder(
-    registries: Registries, name: ImageName, disk: Path, host: str, tmp_path: Path
+    registries: Registries, name: ImageName, disk: Path, registry_host: str, tmp_path: Path
 ) -> None:
     result = await pushed_disk(registries, disk, name)
     (tmp_path / "other").mkdir()
     async with real_registry(tmp_path / "other") as other:
-        here, there = f"docker://{host}/{name.namespace}:one", f"docker://{other}/copy/vm:two"
+        here, there = f"docker://{registry_host}/{name.namespace}:one", f"docker://{other}/copy/vm:two"
         plain = ["--src-tls-verify=false", "--dest-tls-verify=false"]
         folder = tmp_path / "image"
         for words in ([*plain, here, there], [plain[0], here, f"dir:{folder}"]):

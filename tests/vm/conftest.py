@@ -9,7 +9,10 @@ import pytest
 
 from guest_images import debian_image
 from namespaces import Namespace, namespace
+from registry_fixtures import before, registry_host
 from vm_lab import BACKGROUND, Lab, made
+
+__all__ = ["before", "debian", "network", "registry_host", "stopped", "stopped_home", "suspended", "suspended_debian"]
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,14 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from disk_files import guest_sees, guest_writes, run
-from registries import Front, front, real_registry
+from registries import Front
 from tartlet.disk.clone import stand_on
 from tartlet.host.copying import sparse_copy
 from tartlet.host.paths import Home
@@ -40,18 +40,6 @@ PIECE = 2 * MIB
 OPTIONS = PushOptions(insecure=True, piece_size=PIECE)
 NOISE = random.Random(9).randbytes(7 * MIB)
 HOLDER = "import sys; from tartlet.host.locks import lock_holder; print(lock_holder(sys.argv[1]))"
-
-
-@pytest.fixture(scope="module")
-async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
-    async with real_registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
-
-
-@pytest.fixture
-async def before(host: str) -> AsyncGenerator[Front]:
-    async with front(host) as state:
-        yield state
 
 
 @pytest.fixture
