@@ -36,6 +36,7 @@ _HEAD = """# Command line
 | 1 | any failure that is not below; Ctrl+C |
 | 2 | there is no such VM (`run`: 1); it does not run, and it should; it runs already |
 | 64 | wrong usage |
+| 124 | a limit of time that was given passed: `exec --timeout`, `wait --timeout`, `run --wait-ready` |
 | other | `exec`: what the command inside the guest ended with |
 
 Results go to standard output and everything else to standard error: one line that says what happened, and often a

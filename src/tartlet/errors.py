@@ -22,6 +22,13 @@ class InvalidArgument(UserError):
     exit_code = 64
 
 
+class TimeIsUp(UserError):
+    """What the caller waited for did not come in the time it gave."""
+
+    exit_code = 124
+    """What `timeout` of GNU coreutils ends with."""
+
+
 class ToolMissing(UserError):
     """A helper program is not in PATH."""
 

@@ -144,7 +144,7 @@ def test_an_installer_for_another_processor_is_refused(disk: str, config: VmConf
 
 
 def test_every_option_of_the_command_has_its_field() -> None:
-    given = {param.name for param in command.params} - {"name", "detach", "wait_ready"}
+    given = {param.name for param in command.params} - {"name", "detach", "wait_ready", "wait_ready_timeout"}
     assert given | {"plain_output"} == set(RunOptions.__slots__)
 
 

@@ -4,36 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from command import surroundings
 from vm_lab import BACKGROUND, Lab, kill, leaving_nobody, until
-
-IMPATIENT = """
-import sys
-from pathlib import Path
-import anyio
-from tartlet.errors import UserError
-from tartlet.host.paths import Home
-from tartlet.vm.detach import into_background
-from tartlet.vm.options import RunOptions
-from tartlet.vm.store import VmStore
-from tartlet.vm.supervisor import Told, supervise
-
-store = VmStore(Home(Path(sys.argv[1])))
-try:
-    background = into_background(store.open("mini"), until_agent=True, patience=0.3)
-except UserError as exc:
-    sys.exit(f"{exc}\\n{exc.hint}")
-told = Told(announce=print, on_running=background.running, on_ready=background.answers)
-anyio.run(supervise, store, "mini", RunOptions(no_graphics=True), told)
-"""
-"""What the command does, with an agent that gets less than a second."""
 
 
 def test_a_caller_that_captures_output_is_not_kept_waiting(suspended: Lab) -> None:
@@ -109,20 +84,20 @@ def test_a_vm_that_ends_before_its_agent_answers_is_told(stopped: Lab) -> None:
         assert "ended before its guest agent answered: crashed (exit code -9): QEMU was killed by SIGKILL" in out
 
 
-def test_an_agent_that_does_not_answer_in_time(stopped: Lab, tmp_path: Path) -> None:
-    script = tmp_path / "impatient.py"
-    script.write_text(IMPATIENT)
+def test_an_agent_that_does_not_answer_in_time(stopped: Lab) -> None:
+    stopped.done("create", "--linux", "blank", "--disk-size", "1")
+    words = [*BACKGROUND, "--wait-ready-timeout", "1"]
     with leaving_nobody():
-        done = subprocess.run(
-            stopped.network.words(sys.executable, script, stopped.home),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-            env=surroundings(stopped.home),
-        )
-        assert done.returncode == 1
-        assert 'VM "mini" runs, but its guest agent did not answer within 0.3 seconds' in done.stderr
-        assert "tart logs mini --serial" in done.stderr
-        assert stopped.state() == "running"
-        stopped.done("stop", "mini")
+        called = stopped.tart("run", "blank", *words)
+        assert called.code == 124
+        message, hint = called.err.splitlines()
+        assert 'VM "blank" runs, but its guest agent did not answer within 1 seconds' in message
+        assert "left running" in hint
+        assert "tart logs blank --serial" in hint
+        assert stopped.state("blank") == "running"
+        called = stopped.tart("wait", "blank", "--timeout", "1")
+        assert (called.code, called.out) == (124, "")
+        assert 'VM "blank" still runs after 1 seconds' in called.err
+        assert stopped.state("blank") == "running"
+        stopped.done("stop", "blank")
+        assert stopped.done("wait", "blank", "--timeout", "1") == "stopped by user (exit code 0)\n"

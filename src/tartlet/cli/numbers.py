@@ -33,3 +33,5 @@ class Unsigned(click.ParamType[int]):
 U16 = Unsigned(16)
 U64 = Unsigned(64)
 AT_LEAST_ONE = Unsigned(64, least=1)
+SECONDS = Unsigned(32, least=1)
+"""A limit in a form that the system's calls can take."""

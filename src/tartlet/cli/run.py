@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from tartlet.cli.candidates import directories, files, local_vms
+from tartlet.cli.numbers import SECONDS
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.errors import InvalidArgument, UserError
@@ -99,8 +100,16 @@ def _flag(name: str, text: str, *, hidden: bool = False) -> Callable[[_Function]
 )
 @_flag("--detach", "Return when the VM runs; it goes on in the background.")
 @_flag("--wait-ready", "With --detach: return when the guest's agent answers.")
+@click.option(
+    "--wait-ready-timeout",
+    metavar="<seconds>",
+    type=SECONDS,
+    help="How long --wait-ready waits, 300 unless given; then exit 124. The VM runs on.",
+)
 @click.pass_obj
-def command(app: App, /, name: str, *, detach: bool, wait_ready: bool, **given: object) -> None:
+def command(
+    app: App, /, name: str, *, detach: bool, wait_ready: bool, wait_ready_timeout: int | None, **given: object
+) -> None:
     """Run a VM and stay until it ends.
 
     Ctrl+C, or 'tart stop', cuts its power. The exit code is 0 however the VM ended; 'tart wait' tells how.
@@ -110,16 +119,17 @@ def command(app: App, /, name: str, *, detach: bool, wait_ready: bool, **given: 
 
     if wait_ready and not detach:
         raise InvalidArgument("--wait-ready needs --detach", "without it the command stays until the VM ends")
+    if wait_ready_timeout is not None and not wait_ready:
+        raise InvalidArgument("--wait-ready-timeout needs --wait-ready", "add it, or leave the limit out")
     asked = RunOptions(**cast("dict[str, Any]", given), plain_output=app.settings.plain_progress)
     options = run_rules.agreed_with_host(run_rules.agreed(asked))
     vm = _opened(app, name)
     options = run_rules.agreed_with_vm(options, vm.config(), vm.state())
-    _supervise(app, vm, options, detach=detach, wait_ready=wait_ready)
+    background = _background(vm, wait_ready, wait_ready_timeout) if detach else None
+    _supervise(app, vm, options, background)
 
 
-def _supervise(app: App, vm: VmFolder, options: RunOptions, *, detach: bool, wait_ready: bool) -> None:
-    background = _background(vm, wait_ready=wait_ready) if detach else None
-
+def _supervise(app: App, vm: VmFolder, options: RunOptions, background: Background | None) -> None:
     import anyio
 
     from tartlet.vm.supervisor import Told, supervise
@@ -146,8 +156,8 @@ def _tell(line: str) -> None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
 
 
-def _background(vm: VmFolder, *, wait_ready: bool) -> Background:
+def _background(vm: VmFolder, wait_ready: bool, limit: int | None) -> Background:
     """Fork, before anything here has threads or an event loop; only the child returns."""
-    from tartlet.vm.detach import into_background
+    from tartlet.vm.detach import READY_TIMEOUT, into_background
 
-    return into_background(vm, until_agent=wait_ready)
+    return into_background(vm, until_agent=wait_ready, patience=limit or READY_TIMEOUT)

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 
-from tartlet.errors import FileTrouble, UserError
+from tartlet.errors import FileTrouble, TimeIsUp, UserError
 from tartlet.guest import terminal
 from tartlet.guest.channel import PATIENCE, GuestChannel, connect
 from tartlet.guest.commands import Command
@@ -27,10 +27,8 @@ _READER_GONE = 141
 """The status a shell shows for a program whose reader went away (128 + SIGPIPE)."""
 
 
-class CommandTimedOut(UserError):
+class CommandTimedOut(TimeIsUp):
     """A command was killed because it took too long."""
-
-    exit_code = 124
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"given up after {seconds:g} seconds, and the command was killed")

@@ -18,23 +18,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from tartlet.errors import UserError
+from tartlet.errors import TimeIsUp, UserError
 from tartlet.vm.ended import LastRun, last_run_in
 from tartlet.vm.folder import VmFolder
 
 _RUNNING = b"R"
 _ANSWERS = b"A"
 READY_TIMEOUT = 300
-"""Seconds `--wait-ready` gives the guest's agent to answer."""
+"""Seconds `--wait-ready` gives the guest's agent to answer when nobody says how long."""
 
 
-class NotReadyInTime(UserError):
+class NotReadyInTime(TimeIsUp):
     """The VM runs, its agent does not answer."""
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(
             f'VM "{name}" runs, but its guest agent did not answer within {seconds:g} seconds',
-            f"look at `tart logs {name} --serial` and `tart doctor {name}`; the VM is left running",
+            f"the VM is left running: look at `tart logs {name} --serial` and `tart doctor {name}`, or give it longer",
         )
 
 

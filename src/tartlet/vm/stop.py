@@ -6,8 +6,9 @@ import os
 import signal
 import time
 from contextlib import suppress
+from typing import cast
 
-from tartlet.errors import FileTrouble, UserError
+from tartlet.errors import FileTrouble, TimeIsUp, UserError
 from tartlet.host.files import removed
 from tartlet.host.watched import WatchedProcess, watched
 from tartlet.vm.ended import LastRun, last_run_in
@@ -36,6 +37,15 @@ class SuspendFailed(UserError):
 
     def __init__(self, name: str, cause: OSError) -> None:
         super().__init__(f'failed to suspend VM "{name}": {cause.strerror}', "suspend it as the user who runs it")
+
+
+class StillRunning(TimeIsUp):
+    """The VM did not end in the time it was given."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(
+            f'VM "{name}" still runs after {seconds:g} seconds', f"wait again, or end it: tart stop {name}"
+        )
 
 
 def stop(vm: VmFolder, timeout: float = DEFAULT_TIMEOUT) -> None:
@@ -95,13 +105,16 @@ def request_suspend(vm: VmFolder) -> None:
             raise SuspendFailed(vm.name, exc) from exc
 
 
-def wait_until_stopped(vm: VmFolder) -> LastRun:
-    """Wait for the end of the present run, if there is one, and tell how the last one ended. Raises VmMissing."""
+def wait_until_stopped(vm: VmFolder, timeout: float | None = None) -> LastRun:
+    """Wait for the end of the present run, if there is one, and tell how the last one ended.
+
+    Raises VmMissing, and StillRunning after `timeout` seconds; None waits for ever.
+    """
     try:
         with vm.opened() as folder:  # the VM may be renamed meanwhile
             with watched(vm.supervisor) as process:
-                if process is not None:
-                    process.ended_within(None)
+                if process is not None and not process.ended_within(timeout):
+                    raise StillRunning(vm.name, cast("float", timeout))
             return last_run_in(folder)
     except FileNotFoundError as exc:
         raise VmMissing(vm.name) from exc
