@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tartlet.image.reference import ImageName
     from tartlet.image.secret import Credentials
     from tartlet.image.sign_in import CredentialStore, InvalidCredentials, log_in, log_out
+    from tartlet.network.filter_state import FilterState
     from tartlet.network.refusals import Refusal
     from tartlet.network.status import NetworkedVm, SharedNetwork, change_setting, shared_networks
     from tartlet.settings import Settings
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tartlet.vm.create import create_empty
     from tartlet.vm.ended import Ending, LastRun, last_run
     from tartlet.vm.export import Exported, export
+    from tartlet.vm.filter_state import filter_state, filter_states
     from tartlet.vm.folder import VmFolder, VmIncomplete
     from tartlet.vm.fork import ForkFailed, VmExists, fork
     from tartlet.vm.import_archive import import_archive
@@ -74,6 +76,7 @@ _MODULES = {
     "image.reference": ("ImageName",),
     "image.secret": ("Credentials",),
     "image.sign_in": ("CredentialStore", "InvalidCredentials", "log_in", "log_out"),
+    "network.filter_state": ("FilterState",),
     "network.refusals": ("Refusal",),
     "network.status": ("NetworkedVm", "SharedNetwork", "change_setting", "shared_networks"),
     "settings": ("Settings",),
@@ -85,6 +88,7 @@ _MODULES = {
     "vm.create": ("create_empty",),
     "vm.ended": ("Ending", "LastRun", "last_run"),
     "vm.export": ("Exported", "export"),
+    "vm.filter_state": ("filter_state", "filter_states"),
     "vm.folder": ("VmFolder", "VmIncomplete"),
     "vm.fork": ("ForkFailed", "VmExists", "fork"),
     "vm.import_archive": ("import_archive",),
@@ -120,6 +124,7 @@ __all__ = [
     "Entry",
     "Exported",
     "FileTrouble",
+    "FilterState",
     "ForkFailed",
     "GuestChannel",
     "Home",
@@ -171,6 +176,8 @@ __all__ = [
     "create_snapshot",
     "delete_snapshot",
     "export",
+    "filter_state",
+    "filter_states",
     "fork",
     "forwarded",
     "import_archive",

@@ -10,6 +10,7 @@ import pytest
 from machines import text_in
 from network_lab import GATEWAY, GATEWAY_MAC, VM_ADDRESS, VM_MAC, Lab, laid_out, syn_frame, udp_frame
 from raw_frames import ICMP, IPV4, ethernet, ipv4, ping
+from tartlet.network.filter_state import state_of
 from tartlet.network.policy import Policy
 from tartlet.network.refusals import Refusal, logged, read, recorded
 
@@ -66,6 +67,11 @@ async def test_frames_that_are_dropped_are_counted_by_reason() -> None:
         assert {name: count for name, count in hits.items() if count} == {
             "foreign_mac": 1, "foreign_source": 1, "foreign_protocol": 1, "refused_packets": 1,
         }  # fmt: skip
+        state = await state_of(lab.filters[0])
+        assert (state.allow, state.block, state.revision) == ((), (), None)
+        assert (state.refused, state.forged) == (1, 2)
+        await lab.filters[0].replace(None)
+        assert (await state_of(lab.filters[0])).allow is None
 
 
 async def test_the_log_gets_each_packet_once_and_the_last_ones_too(tmp_path: Path) -> None:

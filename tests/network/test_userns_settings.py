@@ -28,6 +28,7 @@ def usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if lack := Userns().lacking():
         pytest.skip(lack.reason)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("TART_HOME", str(tmp_path / "home"))
 
 
 def lease(request: AttachRequest, descriptor: int) -> tuple[IPv4Address, IPv4Address, int]:
@@ -97,7 +98,8 @@ async def test_the_command_shows_and_changes_settings(inside_private_network: Na
         told = json.loads(called("status", "--format", "json").out)
         (network,) = told["Networks"]
         assert network["Network"] == "192.168.77.0/24"
-        assert network["VMs"] == [{"Name": "one", "Address": attachment.record.guest_address, "MAC": ONE.mac}]
+        one = {"Name": "one", "Address": attachment.record.guest_address, "MAC": ONE.mac}
+        assert network["VMs"] == [one | {"Filter": None}]  # its supervisor is none of that home
         assert str(attachment.record.guest_address) in called("status").out
         refused = called("set", "backend", "slirp")
         assert refused.code == 1

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from tartlet.cli.formats import JSON, format_option
 from tartlet.cli.output import json_text, table
+from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
-from tartlet.network.status import SharedNetwork
+from tartlet.network.filter_state import FilterState
+from tartlet.network.status import NetworkedVm, SharedNetwork
 
-_TITLES = ("Network", "Kind", "VM", "Address", "MAC")
+_TITLES = ("Network", "Kind", "VM", "Address", "MAC", "Allow", "Block", "Revision", "Refused", "Forged")
+_NOTHING = "-"
 
 
 @click.command("status", cls=Verb)
 @format_option
-def status(*, format_: str) -> None:
+@click.pass_obj
+def status(app: App, *, format_: str) -> None:
     """Show the settings of the network that VMs share, and the VMs that run in it.
 
     The addresses are the guests' own, inside the network. From this host a guest is reached by what tart ip prints.
+    Allow and Block count the rules in force. Refused counts the packets that they stopped, Forged those that bore
+    another machine's address. What the filter of a VM in another home does is not told.
     """
     import anyio
 
     from tartlet.network import preferences
     from tartlet.network.status import shared_networks
+    from tartlet.vm.filter_state import filter_states
 
     settings = preferences.shown(preferences.read())
     networks = anyio.run(shared_networks)
+    filters = anyio.run(filter_states, app.uncollected_store) if networks else {}
     if format_ == JSON:
-        click.echo(json_text({"Settings": settings, "Networks": [_document(one) for one in networks]}))
+        click.echo(json_text({"Settings": settings, "Networks": [_document(one, filters) for one in networks]}))
         return
     click.echo(table(("Setting", "Value"), list(settings.items())))
-    rows = [row for one in networks for row in _rows(one)]
+    rows = [row for one in networks for row in _rows(one, filters)]
     click.echo("\n" + (table(_TITLES, rows) if rows else "No VM runs in it."))
 
 
@@ -50,19 +60,37 @@ def set_(*, key: str, value: str) -> None:
     anyio.run(change_setting, key, value)
 
 
-def _rows(one: SharedNetwork) -> list[tuple[str, ...]]:
-    return [(str(one.network), _kind(one), vm.name, str(vm.address), vm.mac) for vm in one.vms]
+def _rows(one: SharedNetwork, filters: Mapping[str, FilterState]) -> list[tuple[str, ...]]:
+    return [
+        (str(one.network), _kind(one), vm.name, str(vm.address), vm.mac, *_filter_cells(filters.get(vm.mac)))
+        for vm in one.vms
+    ]
+
+
+def _filter_cells(state: FilterState | None) -> tuple[str, ...]:
+    if state is None:
+        return (_NOTHING,) * 5
+    lists = [_NOTHING if elements is None else str(len(elements)) for elements in (state.allow, state.block)]
+    return (*lists, state.revision or _NOTHING, str(state.refused), str(state.forged))
 
 
 def _kind(one: SharedNetwork) -> str:
     return "host-only" if one.host_only else "nat"
 
 
-def _document(one: SharedNetwork) -> dict[str, object]:
+def _document(one: SharedNetwork, filters: Mapping[str, FilterState]) -> dict[str, object]:
     return {
         "Network": str(one.network),
         "Gateway": str(one.gateway),
         "Kind": _kind(one),
         "Capacity": one.capacity,
-        "VMs": [{"Name": vm.name, "Address": str(vm.address), "MAC": vm.mac} for vm in one.vms],
+        "VMs": [_vm_document(vm, filters.get(vm.mac)) for vm in one.vms],
     }
+
+
+def _vm_document(vm: NetworkedVm, state: FilterState | None) -> dict[str, object]:
+    known = {"Name": vm.name, "Address": str(vm.address), "MAC": vm.mac}
+    if state is None:
+        return {**known, "Filter": None}
+    told = {"Allow": state.allow, "Block": state.block, "Revision": state.revision, "Dropped": state.dropped}
+    return {**known, "Filter": told}

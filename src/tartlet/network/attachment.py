@@ -6,9 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tartlet.errors import UserError
 from tartlet.network.record import NetworkRecord
+
+if TYPE_CHECKING:
+    from tartlet.network.filter_state import FilterState
 
 SSH = 22
 
@@ -80,6 +84,8 @@ class Attachment:
     """Waits until a helper of this network has ended by itself, and tells which; for ever when there is none."""
     notes: tuple[str, ...] = ()
     """Lines for the user, on standard error."""
+    filter_state: Callable[[], Awaitable[FilterState]] | None = None
+    """What the VM's filter does at the moment; None for a network without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,7 +101,6 @@ async def serve(control: socket.socket, filter_: Filter, isolate: Isolate | None
 class _Channel:
     def __init__(self, filter_: Filter, isolate: Isolate | None) -> None:
         self._filter, self._isolate = filter_, isolate
-        self._revision: str | None = None
 
     async def answer(self, line: bytes | None) -> bytes:
         """The answer to a line; None stands for one that was too long."""
@@ -127,11 +126,11 @@ class _Channel:
     async def _set(self, params: object) -> None:
         allow, block, revision = lists_in(params)
         policy = _policy(self._policy(), allow, block)
-        if revision is not None and revision == self._revision and policy != self._policy():
+        if revision is not None and revision == self._filter.revision and policy != self._policy():
             raise Fault(REVISION_REUSED, "desiredRevision names another policy already")
         if policy != self._policy():
             await self._replace(policy)
-        self._revision = revision
+        self._filter.revision = revision
 
     async def _replace(self, policy: Policy) -> None:
         """Open the way to the neighbours last and close it first, so that no moment has more than one of the two."""
@@ -162,8 +161,10 @@ class _Channel:
             "block": [str(target) for target in policy.block],
             "ruleCount": len({(str(place).removesuffix("/32"), ports, way) for place, ports, way in every}),
         }
-        if self._revision is not None:  # who speaks the channel's first version, with revisions, gets its members
-            state |= {"desiredRevision": self._revision, "bridgeIsolation": policy.isolated}
+        if (
+            self._filter.revision is not None
+        ):  # who speaks the channel's first version, with revisions, gets its members
+            state |= {"desiredRevision": self._filter.revision, "bridgeIsolation": policy.isolated}
         return state
 
 

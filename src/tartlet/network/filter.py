@@ -44,6 +44,8 @@ class Filter:
 
     def __init__(self, rules: Rules, plug: Plug, in_force: InForce) -> None:
         self.plug = plug
+        self.revision: str | None = None
+        """What whoever replaces the policy calls the one in force."""
         self._rules, self._in_force = rules, in_force
         self._turn = anyio.Lock()
         self._names: dict[tuple[str, IPv4Address], float] = {}

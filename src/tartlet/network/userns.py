@@ -32,6 +32,7 @@ from tartlet.network.attachment import (
 )
 from tartlet.network.control import controlled
 from tartlet.network.filter import filtered
+from tartlet.network.filter_state import state_of
 from tartlet.network.line import Line, Place, joined
 from tartlet.network.loopback import Doorway, PortTaken
 from tartlet.network.name_watch import names_watched
@@ -118,6 +119,7 @@ class Userns:
                 ),
                 lost=partial(_lost, place, rules),
                 notes=tuple(note for note in (door.note, _moved(request, place)) if note),
+                filter_state=partial(state_of, standing),
             )
 
 

@@ -50,6 +50,7 @@ async def taking_orders(vm: RunningVm) -> AsyncGenerator[None]:
         "fork": _fork,
         "grow": _grow,
         "balloon": _balloon,
+        "filter": _filter,
     }
     with listening(vm.folder, SOCKET) as listener:
         async with obeying(listener, {name: partial(order, vm) for name, order in orders.items()}):
@@ -115,6 +116,12 @@ async def _balloon(vm: RunningVm, client: Client) -> None:
     if vm.plan.machine.ram is not None and vm.plan.machine.ram.private:
         why = "a fork cannot give memory back"
     await client.answer(now=not why, why=why)
+
+
+async def _filter(vm: RunningVm, client: Client) -> None:
+    ask = vm.plan.network.filter_state
+    state = asdict(await ask()) if ask else None
+    await client.answer(mac=vm.plan.config.mac_address, filter=state)
 
 
 def _size_in(client: Client) -> int:
