@@ -14,11 +14,13 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio.abc import TaskStatus
 
 from namespaces import Namespace
 from standing_networks import PARTS, parts
 from tap_guest import ACK, TapGuest
 from tartlet.network import links, wire
+from tartlet.network.addresses import MacTaken
 from tartlet.network.attachment import Attachment, AttachRequest, BackendUnusable
 from tartlet.network.record import NetworkRecord
 from tartlet.network.status import shared_networks
@@ -74,6 +76,20 @@ async def test_vms_share_one_network_which_ends_with_the_last() -> None:
             assert first.record.address != second.record.address
         assert parts() == standing
     await anyio.to_thread.run_sync(until, lambda: not parts(), "the network to end")
+
+
+async def test_a_mac_address_that_comes_free_in_a_moment_is_waited_for() -> None:
+    """QEMU outlives a killed supervisor a little, and its VM may be started again at once."""
+
+    async def hold_for_a_moment(*, task_status: TaskStatus[None]) -> None:
+        async with Userns().attach(asking(1)):
+            task_status.started()
+            await anyio.sleep(0.3)
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(hold_for_a_moment)
+        async with Userns().attach(asking(1)):
+            pass
 
 
 async def test_the_hosts_network_is_not_changed(inside_private_network: Namespace) -> None:
@@ -321,7 +337,7 @@ def test_a_kernel_without_taps_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 
 async def test_two_vms_with_one_mac_address_are_refused() -> None:
     async with Userns().attach(asking(1)):
-        with pytest.raises(BackendUnusable, match="another VM of this user runs with the MAC address") as caught:
+        with pytest.raises(MacTaken, match="another VM of this user runs with the MAC address") as caught:
             async with Userns().attach(asking(1)):
                 pass
         assert "--random-mac" in str(caught.value.hint)

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -169,3 +170,22 @@ def test_a_running_vm_is_cloned_as_a_power_cut_would_leave_it(stopped: Lab) -> N
         refused = stopped.tart("clone", "copy", "mini")
         assert refused.code in (1, 2)
         assert '"mini" is running' in refused.err
+
+
+def test_twins_in_two_homes_of_one_user_do_not_run_under_one_address(suspended: Lab, tmp_path: Path) -> None:
+    again, afresh = suspended.copied(tmp_path / "again"), suspended.copied(tmp_path / "afresh")
+    afresh.done("stop", "mini")  # which drops its saved machine
+    with leaving_nobody(), detached(suspended):
+        called = again.tart("run", "mini", "--no-graphics", "--detach")
+        assert called.code == 1
+        assert f"another VM of this user runs with the MAC address {mac(again, 'mini')}" in called.err
+        assert "tart set NAME --random-mac" in called.err
+        assert again.state() == "suspended"
+        with afresh.running() as said:
+            first, second = said.splitlines()
+            assert "another home" in first
+            assert mac(suspended, "mini") in first
+            assert '"mini" gets a new one' in second
+            assert mac(afresh, "mini") != mac(suspended, "mini")
+            vms = json.loads(afresh.done("network", "status", "--format", "json"))["Networks"][0]["VMs"]
+            assert {vm["MAC"] for vm in vms} == {mac(afresh, "mini"), mac(suspended, "mini")}

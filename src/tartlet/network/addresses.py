@@ -22,7 +22,8 @@ class MacTaken(UserError):
 
     def __init__(self, mac: str) -> None:
         super().__init__(f"another VM of this user runs with the MAC address {mac}")
-        self.hint = "give one of them a new one: tart set NAME --random-mac"
+        self.hint = "stop that VM, or give one of them a new one: tart set NAME --random-mac"
+        self.mac = mac
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from typing import Any
 
 from tartlet.errors import UserError
 from tartlet.network import preferences, wire
+from tartlet.network.addresses import MacTaken
 from tartlet.network.attachment import NetworkMode
 from tartlet.network.fabric import Fabric, Plugged
 from tartlet.network.helpers import Helper
@@ -119,7 +120,8 @@ class Holder:
                     with self._network.new_socket(socket.SocketKind(message["kind"])) as new:
                         wire.send(connection, {}, [new.fileno()])
         except UserError as exc:
-            wire.send(connection, {"error": str(exc), "hint": exc.hint})
+            taken = exc.mac if isinstance(exc, MacTaken) else None
+            wire.send(connection, {"error": str(exc), "hint": exc.hint, "taken": taken})
         except OSError as exc:
             wire.send(connection, {"error": f"the network cannot be set up: {exc.strerror or exc}", "hint": None})
 

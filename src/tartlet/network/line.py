@@ -20,6 +20,7 @@ import anyio
 
 from tartlet.errors import UserError
 from tartlet.network import wire
+from tartlet.network.addresses import MacTaken
 from tartlet.network.attachment import AttachRequest, BackendUnusable, Lack
 from tartlet.network.plug import Plug
 from tartlet.network.wire import Hangup
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 START = 15.0
 """Seconds the process gets to take a VM in; it needs some 0.2 when it has to start, else some 0.02."""
+
+_LINGERING = 2.0
+"""Seconds for which a MAC address that is taken may be this very VM's: QEMU outlives a killed supervisor a little."""
 
 _PAUSE = 0.005
 _BACKLOG = 256
@@ -83,7 +87,7 @@ class Line:
         self._connection, self._alone = connection, anyio.Lock()
 
     async def attach(self, request: AttachRequest, *, isolated: bool) -> Place:
-        """Take a place in the network. Raises Refused, Hangup."""
+        """Take a place in the network. Raises MacTaken, Refused, Hangup."""
         keep, mac = request.keep, request.mac.lower()
         wish = keep.guest_address if keep else None
         asked = {"vm": request.vm, "mac": mac, "mode": request.mode, "wish": wish, "isolated": isolated}
@@ -121,6 +125,8 @@ class Line:
             wire.send(self._connection, question)
             await anyio.wait_readable(self._connection)
             told, descriptors = wire.receive(self._connection)
+        if told.get("taken"):
+            raise MacTaken(told["taken"])
         if "error" in told:
             raise Refused(told["error"], told["hint"])
         return told, descriptors
@@ -131,7 +137,7 @@ async def joined(network: str, request: AttachRequest, *, isolated: bool = True)
     """A place in this user's network of that name for the length of the block; the first VM starts the network.
 
     The guest is mute there until it has rules of its own. `isolated`: it exchanges nothing with other isolated guests.
-    Raises BackendUnusable: it does not start, does not answer, or will not take this VM.
+    Raises MacTaken, and BackendUnusable: it does not start, does not answer, or will not take this VM.
     """
     try:
         with anyio.fail_after(START):
@@ -170,7 +176,8 @@ def _mute(network: str) -> BackendUnusable:
 
 
 async def _taken_in(network: str, request: AttachRequest, isolated: bool) -> tuple[socket.socket, Place]:
-    """Ask again when the one that was asked was just ending."""
+    """Ask again when the one that was asked was just ending, or a machine with the same MAC address may be."""
+    lingering = anyio.current_time() + _LINGERING
     while True:
         connection, output = await _connected(network)
         with output or nullcontext():
@@ -180,6 +187,10 @@ async def _taken_in(network: str, request: AttachRequest, isolated: bool) -> tup
                 connection.close()
                 if output is not None:
                     raise BackendUnusable(network, Lack(reason=_last_words(output))) from exc
+            except MacTaken:
+                connection.close()
+                if anyio.current_time() > lingering:
+                    raise
             except BaseException:
                 connection.close()
                 raise

@@ -87,8 +87,8 @@ class Userns:
     async def attach(self, request: AttachRequest) -> AsyncGenerator[Attachment]:
         """Join the user's network, which is started if need be.
 
-        Raises BackendUnusable, BadControlDescriptor, InvalidArgument (a rule of the policy), NoFreeAddress, PortTaken,
-        RulesRefused.
+        Raises BackendUnusable, BadControlDescriptor, InvalidArgument (a rule of the policy), MacTaken, NoFreeAddress,
+        PortTaken, RulesRefused.
         """
         policy, keep = _policy(request), request.keep
         async with AsyncExitStack() as held:

@@ -25,9 +25,9 @@ from tartlet.vm.ended import recorded
 from tartlet.vm.folder import STATE, VmFolder
 from tartlet.vm.inherited import Inherited
 from tartlet.vm.live import RunningVm
-from tartlet.vm.model import VmConfig
 from tartlet.vm.options import RunOptions
 from tartlet.vm.orders import taking_orders
+from tartlet.vm.own_mac import with_own_mac
 from tartlet.vm.plan import Plan, planned
 from tartlet.vm.run_log import begun_log
 from tartlet.vm.share import shared
@@ -57,7 +57,7 @@ async def running(
     """Boot a VM, or resume a suspended one, for the length of the block. What it holds stands here, top to bottom.
 
     With `inherited` it goes on as a fork of another machine.
-    Raises VmMissing, VmIncomplete, VmAlreadyRunning, StateRefused, QemuCrashed and what else a part of it refuses.
+    Raises VmMissing, VmIncomplete, VmAlreadyRunning, MacTaken, StateRefused, QemuCrashed and what else a part refuses.
     """
     async with AsyncExitStack() as held:
         folders = await held.enter_async_context(shared(store.home, options.dirs, announce))
@@ -66,9 +66,13 @@ async def running(
             if vm.supervisor():
                 raise VmAlreadyRunning(name)
             log = held.enter_context(begun_log(vm, announce))
-            config = _with_a_mac_of_its_own(store, vm, log.announce)
             plan = await held.enter_async_context(
-                planned(store.home, vm, config, options, folders, log.note, inherited)
+                with_own_mac(
+                    store,
+                    vm,
+                    lambda config: planned(store.home, vm, config, options, folders, log.note, inherited),
+                    log.announce,
+                )
             )
             state = held.enter_context(_saved_state(vm, plan, inherited))
             folder = held.enter_context(_locked(vm))
@@ -107,18 +111,6 @@ async def _nobody_else_starts(store: VmStore) -> AsyncGenerator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _with_a_mac_of_its_own(store: VmStore, vm: VmFolder, announce: Callable[[str], None]) -> VmConfig:
-    config = vm.config()
-    other = store.same_mac(config.mac_address, besides=vm.name, only_running=True)
-    if other is None:
-        return config
-    announce(f'The running VM "{other.name}" has the same MAC address {config.mac_address}.')
-    announce(f'"{vm.name}" gets a new one and starts afresh.')
-    new = config.with_new_mac()
-    store.save_config(vm, config, new)
-    return new
 
 
 @contextmanager

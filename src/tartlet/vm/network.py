@@ -26,7 +26,7 @@ async def plugged_in(
 ) -> AsyncGenerator[Attachment]:
     """The network that was asked for, for the length of the block. Raises ModeUnavailable, PortTaken, NoFreeAddress.
 
-    Raises PreferencesBroken too.
+    Raises PreferencesBroken and MacTaken too.
     """
     from tartlet.network import preferences
     from tartlet.network.backend import attached, preferred

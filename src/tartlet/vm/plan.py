@@ -101,7 +101,7 @@ async def planned(
 ) -> AsyncGenerator[Plan]:
     """Claim disks, terminals, memory and a network for one run, and say what QEMU has to build.
 
-    Raises CannotRunHere, ToolMissing, FirmwareMissing, DiskInUse, and what else one of the parts refuses.
+    Raises CannotRunHere, ToolMissing, FirmwareMissing, DiskInUse, MacTaken, and what else one of the parts refuses.
     """
     disk = _runnable_disk(vm, config)
     extra = [parse_disk_option(value) for value in options.disks]
