@@ -48,6 +48,7 @@ class ScriptedQga:
     def __init__(self, sock: socket.socket, said: Said) -> None:
         self._sock, self._said = sock, said
         self.running: dict[int, Running] = {}
+        self.files: dict[int, IO[bytes]] = {}
         self.requests: list[dict[str, Any]] = []
         self.thread = threading.Thread(target=self._serve)
 
@@ -80,7 +81,7 @@ class ScriptedQga:
             case "guest-ping" | "guest-set-time":
                 return {"return": {}}
             case "guest-info":
-                names = ("guest-exec", "guest-ping")
+                names = ("guest-exec", "guest-ping", "guest-file-open")
                 commands = [{"name": name, "enabled": True, "success-response": True} for name in names]
                 return {"return": {"version": "7.2.22", "supported_commands": commands}}
             case "guest-exec":
@@ -89,8 +90,29 @@ class ScriptedQga:
                 return self._status(arguments["pid"])
             case "guest-network-get-interfaces":
                 return {"return": INTERFACES}
+            case "guest-file-open" | "guest-file-read" | "guest-file-write" | "guest-file-close" as name:
+                try:
+                    return {"return": self._on_file(name, arguments)}
+                except OSError as exc:
+                    return {"error": {"class": "GenericError", "desc": f"failed at a file: {exc.strerror}"}}
             case other:
                 return {"error": {"class": "CommandNotFound", "desc": f"The command {other} has not been found"}}
+
+    def _on_file(self, name: str, arguments: dict[str, Any]) -> int | dict[str, Any]:
+        if name == "guest-file-open":
+            handle = len(self.files) + 1000
+            self.files[handle] = open(arguments["path"], f"{arguments.get('mode', 'r')}b")  # noqa: SIM115 - closed by its number
+            return handle
+        file = self.files[arguments["handle"]]
+        if name == "guest-file-close":
+            file.close()
+            return {}
+        if name == "guest-file-write":
+            data = base64.b64decode(arguments["buf-b64"])
+            file.write(data)
+            return {"count": len(data), "eof": False}
+        data = file.read(arguments.get("count", 4096))
+        return {"count": len(data), "buf-b64": base64.b64encode(data).decode(), "eof": not data}
 
     def _start(self, arguments: dict[str, Any]) -> dict[str, Any]:
         given: str | None = arguments.get("input-data")
@@ -130,6 +152,8 @@ class ScriptedQga:
         return {"return": told}
 
     def close(self) -> None:
+        for file in self.files.values():
+            file.close()
         for running in self.running.values():
             if running.process.poll() is None:
                 running.process.send_signal(signal.SIGKILL)

@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from tartlet.guest.commands import Command
     from tartlet.guest.copying import copy_from, copy_into
     from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
+    from tartlet.guest.file_status import GuestFile, list_folder, stat_path
+    from tartlet.guest.files import (
+        TooLarge,
+        read_file,
+        read_stream,
+        read_tree,
+        write_file,
+        write_stream,
+        write_tree,
+    )
+    from tartlet.guest.path_errors import (
+        GuestPathForbidden,
+        GuestPathIsFolder,
+        GuestPathMissing,
+        GuestPathTrouble,
+    )
     from tartlet.guest.port_forward import forwarded
     from tartlet.host.paths import Home
     from tartlet.image.cache import ImageCache, ImageMissing
@@ -65,6 +81,17 @@ _MODULES = {
     "guest.commands": ("Command",),
     "guest.copying": ("copy_from", "copy_into"),
     "guest.errors": ("AgentCannot", "AgentFailed", "AgentUnavailable"),
+    "guest.file_status": ("GuestFile", "list_folder", "stat_path"),
+    "guest.files": (
+        "TooLarge",
+        "read_file",
+        "read_stream",
+        "read_tree",
+        "write_file",
+        "write_stream",
+        "write_tree",
+    ),
+    "guest.path_errors": ("GuestPathForbidden", "GuestPathIsFolder", "GuestPathMissing", "GuestPathTrouble"),
     "guest.port_forward": ("forwarded",),
     "host.paths": ("Home",),
     "image.cache": ("ImageCache", "ImageMissing"),
@@ -127,6 +154,11 @@ __all__ = [
     "FilterState",
     "ForkFailed",
     "GuestChannel",
+    "GuestFile",
+    "GuestPathForbidden",
+    "GuestPathIsFolder",
+    "GuestPathMissing",
+    "GuestPathTrouble",
     "Home",
     "ImageCache",
     "ImageMissing",
@@ -148,6 +180,7 @@ __all__ = [
     "Snapshot",
     "SnapshotExists",
     "SnapshotMissing",
+    "TooLarge",
     "ToolFailed",
     "ToolMissing",
     "TransferProgress",
@@ -184,6 +217,7 @@ __all__ = [
     "install_agent",
     "install_agent_by_ssh",
     "last_run",
+    "list_folder",
     "local_entries",
     "log_in",
     "log_out",
@@ -192,6 +226,9 @@ __all__ = [
     "prune",
     "pull",
     "push",
+    "read_file",
+    "read_stream",
+    "read_tree",
     "reclaim",
     "refusals",
     "request_suspend",
@@ -200,9 +237,13 @@ __all__ = [
     "screenshot",
     "shared_networks",
     "snapshots",
+    "stat_path",
     "stop",
     "type_text",
     "wait_until_stopped",
+    "write_file",
+    "write_stream",
+    "write_tree",
 ]
 
 

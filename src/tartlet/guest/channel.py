@@ -106,6 +106,8 @@ class GuestChannel:
             metadata = {wire.PATIENCE: str(int(self._patience))}
             if command.user:
                 metadata[wire.USER] = quote(command.user)
+            if command.bulky:
+                metadata[wire.BULKY] = "1"
             try:
                 async with self._exec.open(metadata=metadata) as stream:
                     fed = stdin if command.interactive else None

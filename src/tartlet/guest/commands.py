@@ -27,6 +27,9 @@ class Command:
     """As whom it runs; empty: the user whom the agent chooses, `admin` where there is one."""
     detach: bool = False
     """It is left running and the call returns at once."""
+    bulky: bool = False
+    """Its input or output may be larger than what the QEMU guest agent carries with a command: there they go through
+    files of the guest, in pieces. With other agents this makes no difference."""
 
     @property
     def is_demanding(self) -> bool:

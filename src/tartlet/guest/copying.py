@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
 from tartlet.errors import UserError
-from tartlet.guest.channel import GuestChannel, Writer
+from tartlet.guest.channel import GuestChannel
 from tartlet.guest.commands import Command
 from tartlet.guest.errors import escaped
+from tartlet.guest.files import carried_out, read_tree, write_tree
+from tartlet.guest.path_errors import GuestPathTrouble
 from tartlet.host.pipes import drained, pouring
 from tartlet.host.tar_stream import pack, unpack
 
@@ -23,8 +26,6 @@ if [ -d "$1" ]; then echo folder; elif [ -e "$1" ] || [ -L "$1" ]; then echo fil
 elif [ -d "$2" ]; then echo nothing; else echo nowhere; fi
 """
 """What a path in the guest is, or whether it could be made."""
-
-_LONGEST_COMPLAINT = 2000
 
 
 class CopyFailed(UserError):
@@ -38,7 +39,6 @@ async def copy_into(channel: GuestChannel, source: Path, target: str, *, user: s
     times are kept, owners become the user. Raises CopyFailed, FileTrouble, AgentUnavailable, AgentCannot, AgentFailed.
     """
     folder, name = _place_inside(source, target, await _looked_at(channel, target, user))
-    command = Command(name="tar", args=("-xof", "-", "-C", folder), user=user, interactive=True)
     reading, writing = os.pipe()
 
     def fill() -> None:
@@ -50,7 +50,8 @@ async def copy_into(channel: GuestChannel, source: Path, target: str, *, user: s
             os.close(writing)
 
     async def work() -> None:
-        await _carried_out(channel, command, stdin=drained(reading))
+        with _told_as_copying():
+            await write_tree(channel, folder, drained(reading), user=user)
 
     told, ran = await _together(work, fill, reading)
     _raise_first(told, ran)
@@ -68,7 +69,6 @@ async def copy_from(channel: GuestChannel, source: str, target: Path, *, user: s
         raise CopyFailed(f'there is no "{escaped(source)}" in the guest')
     folder, name = _split(source)
     into, as_name = _place_here(name, target)
-    command = Command(name="tar", args=("-cf", "-", "-C", folder, "--", name), user=user)
     reading, writing = os.pipe()
 
     def take() -> None:
@@ -78,7 +78,8 @@ async def copy_from(channel: GuestChannel, source: str, target: Path, *, user: s
             os.close(reading)
 
     async def work() -> None:
-        await _carried_out(channel, command, stdout=pouring(writing))
+        with _told_as_copying():
+            await read_tree(channel, folder, name, pouring(writing), user=user)
 
     told, ran = await _together(work, take, writing)
     _raise_first(ran if isinstance(ran, UserError) else None, told, ran)
@@ -151,8 +152,17 @@ async def _looked_at(channel: GuestChannel, path: str, user: str) -> str:
     async def keep(data: bytes) -> None:
         said.extend(data[:100])
 
-    await _carried_out(channel, command, stdout=keep)
+    with _told_as_copying():
+        await carried_out(channel, path, command, stdout=keep)
     return said.decode(errors="replace").strip()
+
+
+@contextmanager
+def _told_as_copying() -> Generator[None]:
+    try:
+        yield
+    except GuestPathTrouble as exc:
+        raise CopyFailed(f"copying failed: {exc}", exc.hint) from exc
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -162,24 +172,3 @@ def _split(path: str) -> tuple[str, str]:
     if name in ("", ".", ".."):
         return plain, "."
     return folder or ".", name
-
-
-async def _carried_out(
-    channel: GuestChannel,
-    command: Command,
-    *,
-    stdout: Writer | None = None,
-    stdin: AsyncGenerator[bytes] | None = None,
-) -> None:
-    """Run a command that has to succeed. Raises CopyFailed with its complaint."""
-    complaint = bytearray()
-
-    async def complain(data: bytes) -> None:
-        if len(complaint) < _LONGEST_COMPLAINT:
-            complaint.extend(data)
-
-    code = await channel.execute(command, stdout or complain, complain, stdin)
-    if code != 0:
-        lines = complaint.decode(errors="replace").strip().splitlines()
-        reason = lines[0] if lines else f"it ended with {code}"
-        raise CopyFailed(f"{command.name} in the guest failed: {escaped(reason)}")

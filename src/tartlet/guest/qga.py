@@ -104,22 +104,22 @@ class QemuGuestAgent:
 
     async def ping(self) -> None:
         """Return when the agent answers."""
-        await self._ask("guest-ping", {}, Nothing)
+        await self.ask("guest-ping", {}, Nothing)
 
     async def info(self) -> AgentInfo:
         """Version and commands of the agent."""
-        return await self._ask("guest-info", {}, AgentInfo)
+        return await self.ask("guest-info", {}, AgentInfo)
 
     async def start(self, path: str, arguments: Sequence[str] = (), stdin: bytes | None = None) -> int:
         """Start a program (looked up in the agent's PATH) in the agent's environment; its process number."""
         words: dict[str, object] = {"path": path, "arg": list(arguments), "capture-output": True}
         if stdin is not None:
             words["input-data"] = base64.b64encode(stdin).decode()
-        return (await self._ask("guest-exec", words, Started)).pid
+        return (await self.ask("guest-exec", words, Started)).pid
 
     async def status(self, pid: int) -> ExecStatus:
         """How a program started by `start` fares. After it was seen ended once, the agent knows it no more."""
-        return await self._ask("guest-exec-status", {"pid": pid}, ExecStatus)
+        return await self.ask("guest-exec-status", {"pid": pid}, ExecStatus)
 
     async def ended(self, pid: int) -> ExecStatus:
         """Wait until a program started by `start` has ended; there is no event for that, so this asks now and then."""
@@ -133,12 +133,12 @@ class QemuGuestAgent:
 
     async def interfaces(self) -> list[Interface]:
         """The guest's network interfaces with their addresses."""
-        return await self._ask("guest-network-get-interfaces", {}, list[Interface])
+        return await self.ask("guest-network-get-interfaces", {}, list[Interface])
 
     async def set_clock(self, nanoseconds: int) -> None:
         """Set the guest's clock, in nanoseconds since 1970; by `date` where the agent cannot."""
         try:
-            await self._ask("guest-set-time", {"time": nanoseconds}, Nothing)
+            await self.ask("guest-set-time", {"time": nanoseconds}, Nothing)
         except AgentFailed as exc:
             log.debug("guest-set-time: %s", exc)
             status = await self.ended(await self.start("date", ["-u", "-s", f"@{nanoseconds // 10**9}"]))
@@ -148,11 +148,12 @@ class QemuGuestAgent:
     async def shut_down(self, mode: Literal["powerdown", "halt", "reboot"] = "powerdown") -> None:
         """Ask the guest's system to shut down; returns when it seems to have begun."""
         try:
-            await self._ask("guest-shutdown", {"mode": mode}, Nothing, quiet=_SHUTDOWN_PATIENCE)
+            await self.ask("guest-shutdown", {"mode": mode}, Nothing, quiet=_SHUTDOWN_PATIENCE)
         except AgentUnavailable as exc:
             log.debug("guest-shutdown gave no reply, as it does when it works: %s", exc)
 
-    async def _ask(self, command: str, arguments: dict[str, object], kind: type[T], quiet: float | None = None) -> T:
+    async def ask(self, command: str, arguments: dict[str, object], kind: type[T], quiet: float | None = None) -> T:
+        """Any command, and its value as `kind`; given up after `quiet` seconds without a byte."""
         request: dict[str, object] = {"execute": command, "arguments": arguments}
         quiet = quiet or _QUIET
         async with self._turn:

@@ -11,7 +11,7 @@ import anyio
 from tartlet.errors import UserError
 from tartlet.guest.commands import Command, Outcome
 from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
-from tartlet.guest.login import LOOK_UP, USER, Login
+from tartlet.guest.login import LOOK_UP, USER, Login, Prepared
 from tartlet.guest.qga import QemuGuestAgent
 from tartlet.guest.qga_messages import ExecStatus, Interface
 
@@ -59,18 +59,22 @@ class QgaCommands:
 
         Raises AgentUnavailable, AgentCannot, AgentFailed (also when the program cannot be started).
         """
-        self.check(command)
-        login = Login() if command.user == "root" else await self._found_login()
-        if command.user == USER and not login.prefix:
-            raise AgentFailed(f"the guest has no user {USER}")
-        prepared = login.prepared(command)
-        status = await self._run(prepared.words, stdin)
+        prepared = await self.prepared(command)
+        status = await self.run(prepared.words, stdin)
         code = -1 if status.exitcode is None else status.exitcode
         refusal = prepared.refusal(code, status.err_data)
         if refusal is not None:
             raise AgentFailed(refusal)
         cut = status.out_truncated or status.err_truncated
         return Outcome(exit_code=code, stdout=status.out_data, stderr=status.err_data, cut=cut)
+
+    async def prepared(self, command: Command) -> Prepared:
+        """The words that run it as whom it should. Raises AgentUnavailable, AgentCannot, AgentFailed."""
+        self.check(command)
+        login = Login() if command.user == "root" else await self._found_login()
+        if command.user == USER and not login.prefix:
+            raise AgentFailed(f"the guest has no user {USER}")
+        return login.prepared(command)
 
     async def address(self) -> str:
         """The IPv4 address of the VM's network interface. Raises AgentUnavailable while there is none, AgentFailed."""
@@ -83,28 +87,29 @@ class QgaCommands:
 
     async def has_file(self, path: str) -> bool:
         """Whether the guest has this file, as root sees it. Raises AgentUnavailable, AgentCannot, AgentFailed."""
-        return (await self._run(["/bin/sh", "-c", 'test -e "$1"', "sh", path], None)).exitcode == 0
+        return (await self.run(["/bin/sh", "-c", 'test -e "$1"', "sh", path], None)).exitcode == 0
 
     async def _found_login(self) -> Login:
         """As whom commands run; looked up once for each life of the agent."""
         async with self._looking_up:
             if self._login is None or self._login[0] != self.agent.session:
                 session = self.agent.session
-                status = await self._run(["/bin/sh", "-c", LOOK_UP], None)
+                status = await self.run(["/bin/sh", "-c", LOOK_UP], None)
                 self._login = session, Login.parsed(status.out_data.decode(errors="replace"))
         return self._login[1]
 
-    async def _run(self, words: Sequence[str], stdin: bytes | None) -> ExecStatus:
+    async def run(self, words: Sequence[str], stdin: bytes | None) -> ExecStatus:
         """Run words in the guest until they have ended; whoever cancels this kills them."""
-        pid = await self._started(words, stdin)
+        pid = await self.started(words, stdin)
         try:
             return await self.agent.ended(pid)
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(_KILL_PATIENCE, shield=True):
-                await self._kill(pid)
+                await self.kill(pid)
             raise
 
-    async def _started(self, words: Sequence[str], stdin: bytes | None) -> int:
+    async def started(self, words: Sequence[str], stdin: bytes | None) -> int:
+        """Start words in the guest; their process. Raises AgentUnavailable, AgentCannot, AgentFailed."""
         try:
             pid = 0
             with anyio.CancelScope(shield=True):  # cancelled halfway, the number of what was started would be lost
@@ -119,7 +124,7 @@ class QgaCommands:
             ) from exc
         return pid
 
-    async def _kill(self, pid: int) -> None:
+    async def kill(self, pid: int) -> None:
         """End a command nobody waits for any more, and take its status so that the agent can forget it."""
         try:
             if (await self.agent.status(pid)).exited:

@@ -84,3 +84,18 @@ class Interface(msgspec.Struct, rename="kebab"):
     name: str
     hardware_address: str = ""
     ip_addresses: list[Address] = []
+
+
+class FilePiece(msgspec.Struct, rename="kebab"):
+    """`guest-file-read`."""
+
+    count: int
+    eof: bool
+    data: bytes = msgspec.field(name="buf-b64", default=b"")
+
+
+class FileWritten(msgspec.Struct):
+    """`guest-file-write`: how many bytes it took."""
+
+    count: int
+    eof: bool

@@ -26,18 +26,17 @@ from tartlet.errors import UserError
 from tartlet.guest import wire
 from tartlet.guest.agent_pb2 import ExecRequest, ExecResponse, IOChunk, ResolveIPRequest, ResolveIPResponse
 from tartlet.guest.agents import GuestAgents, Kind
-from tartlet.guest.commands import Command, Outcome
+from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
-from tartlet.guest.qga_commands import LARGEST_INPUT, beyond_qga
+from tartlet.guest.qga_commands import beyond_qga
+from tartlet.guest.qga_spool import execute_spooled
 from tartlet.guest.streamed_exec import stream_exec
 from tartlet.guest.streamed_port import stream_port
+from tartlet.guest.whole_exec import Output, input_of, send_output, whole_input
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_CHUNK = 64 << 10
-"""Bytes of output sent at once."""
 
 _MOST_PATIENCE = 3600.0
 """Seconds a client may have the service wait for the agent."""
@@ -109,7 +108,9 @@ class _Agent:
         request = await stream.recv_message()
         if request is None or request.WhichOneof("type") != "command":
             raise GRPCError(Status.UNKNOWN, "the first request must be a command")
-        command = _command(request.command, unquote(_header(stream, wire.USER)))
+        command = _command(
+            request.command, unquote(_header(stream, wire.USER)), bulky=bool(_header(stream, wire.BULKY))
+        )
         try:
             kind = await self._agents.chosen(_patience(stream), demanding=command.is_demanding)
             await stream.send_initial_metadata(metadata={wire.AGENT: str(kind)})
@@ -127,9 +128,21 @@ class _Agent:
             self._agents.qemu.check(command)
         except AgentCannot as exc:
             raise _status(exc) from exc
-        stdin = await _whole_input(stream) if command.interactive else None
+        if command.bulky:
+            await self._spooled(command, stream)
+            return
+        stdin = await whole_input(stream) if command.interactive else None
         outcome = await self._owned(lambda: self._agents.qemu.execute(command, stdin))
-        await _send_output(stream, outcome)
+        await send_output(stream, outcome)
+
+    async def _spooled(self, command: Command, stream: Stream[ExecRequest, ExecResponse]) -> None:
+        """The same with input and output of any size."""
+        stdin = input_of(stream) if command.interactive else None
+        output = Output(stream)
+        code = await self._owned(
+            lambda: execute_spooled(self._agents.qemu, command, stdin, output.stdout, output.stderr)
+        )
+        await stream.send_message(ExecResponse(exit=ExecResponse.Exit(code=code)))
 
     async def connect(self, stream: Stream[IOChunk, IOChunk]) -> None:
         wire.bound(stream)
@@ -197,7 +210,7 @@ def _with_hint(error: AgentFailed) -> str:
     return f"{error}; {error.hint}" if error.hint else str(error)
 
 
-def _command(told: ExecRequest.Command, user: str) -> Command:
+def _command(told: ExecRequest.Command, user: str, *, bulky: bool) -> Command:
     size = (told.terminal_size.rows, told.terminal_size.cols)
     return Command(
         user=user,
@@ -209,6 +222,7 @@ def _command(told: ExecRequest.Command, user: str) -> Command:
         interactive=told.interactive,
         tty=told.tty,
         detach=told.detach,
+        bulky=bulky,
     )
 
 
@@ -220,34 +234,3 @@ def _patience(stream: Stream[Any, Any]) -> float:
 
 def _header(stream: Stream[Any, Any], name: str) -> str:
     return str(stream.metadata[name]) if stream.metadata and name in stream.metadata else ""
-
-
-async def _whole_input(stream: Stream[ExecRequest, ExecResponse]) -> bytes:
-    """Standard input to its end: the empty chunk, or the client sending nothing more."""
-    read = bytearray()
-    async for request in stream:
-        if request.WhichOneof("type") != "standard_input":
-            continue
-        if not request.standard_input.data:
-            break
-        read += request.standard_input.data
-        if len(read) > LARGEST_INPUT:
-            text = f"more than {LARGEST_INPUT >> 20} MiB of standard input are too much for the QEMU guest agent"
-            raise GRPCError(Status.RESOURCE_EXHAUSTED, text)
-    return bytes(read)
-
-
-async def _send_output(stream: Stream[ExecRequest, ExecResponse], outcome: Outcome) -> None:
-    for start in range(0, len(outcome.stdout), _CHUNK):
-        chunk = IOChunk(data=outcome.stdout[start : start + _CHUNK])
-        await stream.send_message(ExecResponse(standard_output=chunk))
-    for start in range(0, len(outcome.stderr), _CHUNK):
-        chunk = IOChunk(data=outcome.stderr[start : start + _CHUNK])
-        await stream.send_message(ExecResponse(standard_error=chunk))
-    if outcome.cut:
-        text = (
-            f"the output was cut: the QEMU guest agent carries 16 MiB of each stream; "
-            f"the command itself ended with {outcome.exit_code}"
-        )
-        raise GRPCError(Status.OUT_OF_RANGE, text)
-    await stream.send_message(ExecResponse(exit=ExecResponse.Exit(code=outcome.exit_code)))

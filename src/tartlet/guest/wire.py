@@ -28,6 +28,9 @@ PATIENCE = "tartlet-patience"
 USER = "tartlet-user"
 """A header of ours: as whom a command is to run, percent-encoded. The supervisor that serves the socket knows it."""
 
+BULKY = "tartlet-bulky"
+"""A header of ours: `1` when input and output of a command may be large (`Command.bulky`)."""
+
 AGENT = "tartlet-agent"
 """A header of the answer: which agent carries the command out (`agents.Kind`)."""
 
