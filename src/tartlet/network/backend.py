@@ -60,7 +60,7 @@ _OPTIONS = {
     ),
     NetworkMode.BRIDGED: (
         "--net-bridged",
-        "it needs a backend with rights on the host's interfaces, which the user-mode backends passt and slirp lack",
+        "it needs a backend with rights on the host's interfaces, which none of userns, passt and slirp has",
     ),
     NetworkMode.HOST: ("--net-host", "it needs the backend slirp"),
     NetworkMode.NAT: ("the default network", "it needs the backend userns, passt or slirp"),
