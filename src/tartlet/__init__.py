@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from tartlet.disk.model import DiskFormat
     from tartlet.errors import FileTrouble, InvalidArgument, ToolFailed, ToolMissing, UserError
     from tartlet.guest.agent_install import install_agent, install_agent_by_ssh
-    from tartlet.guest.agent_package import agent_package
     from tartlet.guest.channel import GuestChannel, connect
     from tartlet.guest.commands import Command
     from tartlet.guest.copying import copy_from, copy_into
@@ -43,10 +42,18 @@ if TYPE_CHECKING:
     from tartlet.image.secret import Credentials
     from tartlet.image.sign_in import CredentialStore, InvalidCredentials, log_in, log_out
     from tartlet.network.filter_state import FilterState
+    from tartlet.network.interfaces import (
+        HostInterface,
+        InterfaceKind,
+        InterfaceMissing,
+        InterfaceUnfit,
+        bridged_interfaces,
+    )
     from tartlet.network.refusals import Refusal
     from tartlet.network.status import NetworkedVm, SharedNetwork, change_setting, shared_networks
     from tartlet.settings import Settings
     from tartlet.version import __version__
+    from tartlet.vm.bridged import BridgedVm, bridged_vms
     from tartlet.vm.change import Changes, change
     from tartlet.vm.change_live import change_running
     from tartlet.vm.clone import clone
@@ -78,7 +85,6 @@ _MODULES = {
     "disk.model": ("DiskFormat",),
     "errors": ("FileTrouble", "InvalidArgument", "ToolFailed", "ToolMissing", "UserError"),
     "guest.agent_install": ("install_agent", "install_agent_by_ssh"),
-    "guest.agent_package": ("agent_package",),
     "guest.channel": ("GuestChannel", "connect"),
     "guest.commands": ("Command",),
     "guest.copying": ("copy_from", "copy_into"),
@@ -106,10 +112,18 @@ _MODULES = {
     "image.secret": ("Credentials",),
     "image.sign_in": ("CredentialStore", "InvalidCredentials", "log_in", "log_out"),
     "network.filter_state": ("FilterState",),
+    "network.interfaces": (
+        "HostInterface",
+        "InterfaceKind",
+        "InterfaceMissing",
+        "InterfaceUnfit",
+        "bridged_interfaces",
+    ),
     "network.refusals": ("Refusal",),
     "network.status": ("NetworkedVm", "SharedNetwork", "change_setting", "shared_networks"),
     "settings": ("Settings",),
     "version": ("__version__",),
+    "vm.bridged": ("BridgedVm", "bridged_vms"),
     "vm.change": ("Changes", "change"),
     "vm.change_live": ("change_running",),
     "vm.clone": ("clone",),
@@ -142,6 +156,7 @@ __all__ = [
     "AgentFailed",
     "AgentUnavailable",
     "BadArchive",
+    "BridgedVm",
     "CachedImage",
     "Changes",
     "Command",
@@ -162,9 +177,13 @@ __all__ = [
     "GuestPathMissing",
     "GuestPathTrouble",
     "Home",
+    "HostInterface",
     "ImageCache",
     "ImageMissing",
     "ImageName",
+    "InterfaceKind",
+    "InterfaceMissing",
+    "InterfaceUnfit",
     "InvalidArgument",
     "InvalidCredentials",
     "LastRun",
@@ -198,7 +217,8 @@ __all__ = [
     "VmState",
     "VmStore",
     "__version__",
-    "agent_package",
+    "bridged_interfaces",
+    "bridged_vms",
     "change",
     "change_running",
     "change_setting",

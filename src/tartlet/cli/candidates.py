@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import click
@@ -42,6 +43,16 @@ def local_vms(ctx: click.Context, param: click.Parameter | None, incomplete: str
 def running_vms(ctx: click.Context, param: click.Parameter | None, incomplete: str) -> list[str]:  # noqa: ARG001
     """Local VMs that run."""
     return [vm.name for vm in _vms() if vm.name.startswith(incomplete) and vm.supervisor()]
+
+
+def interfaces(ctx: click.Context, param: click.Parameter | None, incomplete: str) -> list[str]:  # noqa: ARG001
+    """What a VM can be bridged to."""
+    from tartlet.network.interfaces import usable
+
+    try:
+        return [one.name for one in usable() if one.name.startswith(incomplete)]
+    except (UserError, subprocess.TimeoutExpired):
+        return []
 
 
 def _vms() -> list[VmFolder]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from tartlet.cli.words import Verb
 from tartlet.network.filter_state import FilterState
 from tartlet.network.status import NetworkedVm, SharedNetwork
 
+if TYPE_CHECKING:
+    from tartlet.vm.bridged import BridgedVm
+
 _TITLES = ("Network", "Kind", "VM", "Address", "MAC", "Allow", "Block", "Revision", "Refused", "Forged")
 _NOTHING = "-"
 
@@ -21,7 +25,7 @@ _NOTHING = "-"
 @format_option
 @click.pass_obj
 def status(app: App, *, format_: str) -> None:
-    """Show the settings of the network that VMs share, and the VMs that run in it.
+    """Show the settings of the network that VMs share, the VMs that run in it, and those that are bridged.
 
     The addresses are the guests' own, inside the network. From this host a guest is reached by what tart ip prints.
     Allow and Block count the rules in force. Refused counts the packets that they stopped, Forged those that bore
@@ -31,16 +35,19 @@ def status(app: App, *, format_: str) -> None:
 
     from tartlet.network import preferences
     from tartlet.network.status import shared_networks
+    from tartlet.vm.bridged import bridged_vms
     from tartlet.vm.filter_state import filter_states
 
     settings = preferences.shown(preferences.read())
     networks = anyio.run(shared_networks)
     filters = anyio.run(filter_states, app.uncollected_store) if networks else {}
+    bridged = bridged_vms(app.uncollected_store)
     if format_ == JSON:
-        click.echo(json_text({"Settings": settings, "Networks": [_document(one, filters) for one in networks]}))
+        shared = [_document(one, filters) for one in networks]
+        click.echo(json_text({"Settings": settings, "Networks": shared, "Bridged": [_bridged(vm) for vm in bridged]}))
         return
     click.echo(table(("Setting", "Value"), list(settings.items())))
-    rows = [row for one in networks for row in _rows(one, filters)]
+    rows = [row for one in networks for row in _rows(one, filters)] + [_bridged_row(vm) for vm in bridged]
     click.echo("\n" + (table(_TITLES, rows) if rows else "No VM runs in it."))
 
 
@@ -65,6 +72,16 @@ def _rows(one: SharedNetwork, filters: Mapping[str, FilterState]) -> list[tuple[
         (str(one.network), _kind(one), vm.name, str(vm.address), vm.mac, *_filter_cells(filters.get(vm.mac)))
         for vm in one.vms
     ]
+
+
+def _bridged_row(vm: BridgedVm) -> tuple[str, ...]:
+    address = str(vm.address) if vm.address else _NOTHING
+    return (",".join(vm.interfaces), "bridged", vm.name, address, vm.mac, *_filter_cells(None))
+
+
+def _bridged(vm: BridgedVm) -> dict[str, object]:
+    address = str(vm.address) if vm.address else None
+    return {"Name": vm.name, "Interfaces": list(vm.interfaces), "Address": address, "MAC": vm.mac}
 
 
 def _filter_cells(state: FilterState | None) -> tuple[str, ...]:

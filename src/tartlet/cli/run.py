@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from tartlet.cli.candidates import directories, files, local_vms
+from tartlet.cli.candidates import directories, files, interfaces, local_vms
 from tartlet.cli.numbers import SECONDS
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
@@ -28,6 +28,17 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 def _flag(name: str, text: str, *, hidden: bool = False) -> Callable[[_Function], _Function]:
     return click.option(name, is_flag=True, help=text, hidden=hidden)
+
+
+def _interfaces_listed(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:  # noqa: ARG001
+    """Print the interfaces and end where they are asked for; no VM has to be named then."""
+    if "list" in given:
+        from tartlet.network.interfaces import usable
+
+        for interface in usable():
+            click.echo(interface.name)
+        ctx.exit()
+    return given
 
 
 @click.command("run", cls=Verb)
@@ -74,7 +85,14 @@ def _flag(name: str, text: str, *, hidden: bool = False) -> Callable[[_Function]
 )
 @_flag("--nested", "Let the guest run VMs of its own.")
 @click.option(
-    "--net-bridged", metavar="<interface>", multiple=True, help="Put the VM on the network of this interface."
+    "--net-bridged",
+    metavar="<interface>",
+    multiple=True,
+    is_eager=True,
+    callback=_interfaces_listed,
+    shell_complete=interfaces,
+    help="Put the VM on the network of this interface of the host, like any machine there. Given several times, the VM "
+    "has a card on each. The word list prints the interfaces, and no VM is run.",
 )
 @_flag("--net-softnet", "Isolate the VM from other VMs and from private networks.")
 @click.option("--net-softnet-allow", metavar="<cidr,...>", help="Destinations that the isolated VM may reach.")

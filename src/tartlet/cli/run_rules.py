@@ -65,6 +65,11 @@ def _refuse_mac_only(options: RunOptions) -> None:
 
 def agreed_with_host(options: RunOptions) -> RunOptions:
     """The options when this host can do what they ask. Raises InvalidArgument."""
+    if options.net_bridged:
+        from tartlet.network import interfaces
+
+        for name in options.net_bridged:
+            interfaces.find(name)
     if options.nested:
         from tartlet.hypervisor import accel
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,31 +11,44 @@ from tartlet.cli.candidates import local_vms
 from tartlet.cli.formats import JSON, format_option
 from tartlet.cli.output import json_text, table
 from tartlet.cli.wiring import App
-from tartlet.cli.words import Verb, VerbGroup
+from tartlet.cli.words import Verb
+from tartlet.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from tartlet.vm.snapshot_names import Snapshot
 
-_Decorated = Callable[..., Any]
+ACTIONS = ("create", "list", "restore", "delete")
 
 
-def _vm(text: str) -> Callable[[_Decorated], _Decorated]:
-    return click.argument("name", metavar="<name>", help=text, shell_complete=local_vms)
-
-
-def _tag(text: str, *, required: bool = False) -> Callable[[_Decorated], _Decorated]:
-    return click.argument("tag", metavar="<tag>", help=text, required=required)
-
-
-@click.command("create", cls=Verb)
-@_vm("VM whose state is kept.")
-@_tag("Name of the snapshot. (default: the time)")
+@click.command("snapshot", cls=Verb)
+@click.argument("action", metavar="<action>", type=click.Choice(ACTIONS), help="create, list, restore or delete.")
+@click.argument("name", metavar="<name>", help="VM it is about.", shell_complete=local_vms)
+@click.argument(
+    "tag",
+    metavar="<tag>",
+    required=False,
+    help="Name of the snapshot. Without it, create takes the time and restore the latest.",
+)
+@format_option
 @click.pass_obj
-def create(app: App, name: str, tag: str | None) -> None:
-    """Keep the present state of a VM, and print the snapshot's tag.
+def command(app: App, action: str, name: str, tag: str | None, format_: str) -> None:
+    """Keep states of a VM, and return to them.
 
-    A snapshot of a running VM holds its memory too, and the VM goes on.
+    A snapshot of a running VM holds its memory too, and the VM goes on; after a restore its next run goes on there. A
+    restore needs the VM stopped, and replaces its present state.
     """
+    match action:
+        case "create":
+            _create(app, name, tag)
+        case "list":
+            _list(app, name, tag, format_)
+        case "restore":
+            _restore(app, name, tag)
+        case _:
+            _delete(app, name, tag)
+
+
+def _create(app: App, name: str, tag: str | None) -> None:
     import anyio
 
     from tartlet.vm.snapshot import create_snapshot
@@ -44,14 +56,11 @@ def create(app: App, name: str, tag: str | None) -> None:
     click.echo(anyio.run(create_snapshot, app.store, name, tag).tag)
 
 
-@click.command("list", cls=Verb)
-@_vm("VM whose snapshots are wanted.")
-@format_option
-@click.pass_obj
-def list_(app: App, name: str, format_: str) -> None:
-    """List the snapshots of a VM, the oldest first."""
+def _list(app: App, name: str, tag: str | None, format_: str) -> None:
     from tartlet.vm.snapshot_names import snapshots
 
+    if tag is not None:
+        raise InvalidArgument("list takes no tag", f"tart snapshot list {name}")
     found = snapshots(app.store.open(name))
     if format_ == JSON:
         click.echo(json_text([_row(snapshot) for snapshot in found]))
@@ -64,15 +73,7 @@ def _row(snapshot: Snapshot) -> dict[str, object]:
     return {"Tag": snapshot.tag, "Created": created, "Memory": snapshot.memory}
 
 
-@click.command("restore", cls=Verb)
-@_vm("VM to put back.")
-@_tag("Name of the snapshot. (default: the latest)")
-@click.pass_obj
-def restore(app: App, name: str, tag: str | None) -> None:
-    """Put a stopped VM back into the state of a snapshot; its present state is gone.
-
-    After a snapshot with memory the VM is suspended, and its next run goes on there.
-    """
+def _restore(app: App, name: str, tag: str | None) -> None:
     from tartlet.vm.snapshot import restore_snapshot
 
     snapshot = restore_snapshot(app.store, name, tag)
@@ -80,15 +81,9 @@ def restore(app: App, name: str, tag: str | None) -> None:
     click.echo(f"{name} is as it was in {snapshot.tag}, and {state}; go on with: tart run {name}", err=True)
 
 
-@click.command("delete", cls=Verb)
-@_vm("VM whose snapshot goes.")
-@_tag("Name of the snapshot.", required=True)
-@click.pass_obj
-def delete(app: App, name: str, tag: str) -> None:
-    """Delete a snapshot; the VM stays as it is."""
+def _delete(app: App, name: str, tag: str | None) -> None:
     from tartlet.vm.snapshot import delete_snapshot
 
+    if tag is None:
+        raise InvalidArgument("which snapshot?", f"`tart snapshot list {name}` shows those there are")
     delete_snapshot(app.store, name, tag)
-
-
-command = VerbGroup("snapshot", "Keep states of a VM, and return to them.", [create, list_, restore, delete])

@@ -20,8 +20,8 @@ class NoAddressLeft(UserError):
 class MacTaken(UserError):
     """Two VMs with the same MAC address cannot be in one network."""
 
-    def __init__(self, mac: str) -> None:
-        super().__init__(f"another VM of this user runs with the MAC address {mac}")
+    def __init__(self, mac: str, where: str = "of this user") -> None:
+        super().__init__(f"another VM {where} runs with the MAC address {mac}")
         self.hint = "stop that VM, or give one of them a new one: tart set NAME --random-mac"
         self.mac = mac
 

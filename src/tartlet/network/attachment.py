@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
+
 from tartlet.errors import UserError
+from tartlet.network.leases import mac_bytes
 from tartlet.network.record import NetworkRecord
 
 if TYPE_CHECKING:
@@ -28,6 +31,14 @@ class NetworkMode(StrEnum):
     """The host only (`--net-host`)."""
     BRIDGED = "bridged"
     """The host's own network, like any machine there (`--net-bridged`)."""
+
+
+def card_mac(mac: str, index: int) -> str:
+    """The MAC address of a VM's card: the first has the VM's own, the others have ones derived from it."""
+    numbers = mac_bytes(mac)
+    if not index or numbers is None:
+        return mac
+    return bytes((*numbers[:5], (numbers[5] + index) % 256)).hex(":")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +83,19 @@ class Cable:
     """Descriptors that `netdev` speaks of; QEMU inherits them under the same numbers."""
 
 
+async def nothing_more() -> AsyncGenerator[NetworkRecord]:
+    """The `later` of a network that knows everything when it begins."""
+    nothing = list[NetworkRecord]()
+    for record in nothing:
+        yield record
+
+
+async def nothing_is_lost() -> NetworkLost:
+    """The `lost` of a network without helpers."""
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
     """A network that stands; it is taken down when the block that gave it ends."""
@@ -82,6 +106,8 @@ class Attachment:
     """What `tart ip` will read. The supervisor writes it into the VM's folder."""
     lost: Callable[[], Awaitable[NetworkLost]]
     """Waits until a helper of this network has ended by itself, and tells which; for ever when there is none."""
+    later: Callable[[], AsyncGenerator[NetworkRecord]] = nothing_more
+    """What takes the record's place as more becomes known while the VM runs."""
     notes: tuple[str, ...] = ()
     """Lines for the user, on standard error."""
     filter_state: Callable[[], Awaitable[FilterState]] | None = None

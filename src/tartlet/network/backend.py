@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import replace
 from typing import Protocol
 
+from tartlet.network import bridged
 from tartlet.network.attachment import (
     Attachment,
     AttachRequest,
@@ -16,6 +17,7 @@ from tartlet.network.attachment import (
     ModeUnavailable,
     NetworkMode,
 )
+from tartlet.network.bridged import Bridged
 from tartlet.network.passt import Passt
 from tartlet.network.slirp import Slirp
 from tartlet.network.userns import Userns
@@ -50,8 +52,8 @@ class NetworkBackend(Protocol):
         ...
 
 
-BACKENDS: tuple[NetworkBackend, ...] = (Userns(), Passt(), Slirp())
-"""The best first."""
+BACKENDS: tuple[NetworkBackend, ...] = (Userns(), Passt(), Slirp(), Bridged())
+"""The best first; for bridged VMs there is one."""
 
 _OPTIONS = {
     NetworkMode.SOFTNET: (
@@ -60,7 +62,7 @@ _OPTIONS = {
     ),
     NetworkMode.BRIDGED: (
         "--net-bridged",
-        "it needs a backend with rights on the host's interfaces, which none of userns, passt and slirp has",
+        "it needs the right to change the host's network, which root has, or qemu-bridge-helper for listed bridges",
     ),
     NetworkMode.HOST: ("--net-host", "it needs the backend slirp"),
     NetworkMode.NAT: ("the default network", "it needs the backend userns, passt or slirp"),
@@ -68,8 +70,11 @@ _OPTIONS = {
 
 
 def preferred(name: str) -> tuple[NetworkBackend, ...]:
-    """The backends to choose from by the setting `backend`: the one of that name, or with `auto` all."""
-    return tuple(backend for backend in BACKENDS if name in ("auto", backend.name))
+    """The backends to choose from by the setting `backend`: the one of that name, or with `auto` all.
+
+    Bridged VMs are in no network of ours: the setting is not about them.
+    """
+    return tuple(backend for backend in BACKENDS if name in ("auto", backend.name) or backend.name == bridged.NAME)
 
 
 def survey() -> list[tuple[str, Lack | None]]:

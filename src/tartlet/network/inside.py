@@ -36,6 +36,10 @@ class Inside:
         """Have the thread inside do something, and wait for it. Raises what `work` raises."""
         return self._thread.submit(work, *args, **kwargs).result()
 
+    def end(self) -> None:
+        """End the thread. The namespace stands as long as its descriptor, which is the caller's now, or a process."""
+        self._thread.shutdown()
+
 
 def cover(folder: Path) -> None:
     """Hide `folder` under an empty file system in memory. The process must be in a mount namespace of its own.

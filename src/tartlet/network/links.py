@@ -32,15 +32,18 @@ class Tap:
 
 
 def open_tap(name: str) -> Tap:
-    """A new tap, whose headers let guest and host leave checksums and splitting to each other. Raises OSError."""
+    """A new tap, whose headers let guest and host leave checksums and splitting to each other. Raises OSError.
+
+    For `%d` in the name the kernel puts the first free number.
+    """
     descriptor = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
     try:
         asked = _IFREQ.pack(name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
-        fcntl.ioctl(descriptor, _TUNSETIFF, asked)
+        given, _ = _IFREQ.unpack(fcntl.ioctl(descriptor, _TUNSETIFF, asked))
     except OSError:
         os.close(descriptor)
         raise
-    return Tap(name=name, descriptor=descriptor)
+    return Tap(name=given.rstrip(b"\0").decode(), descriptor=descriptor)
 
 
 def make_bridge(name: str, address: IPv4Interface) -> None:

@@ -24,6 +24,8 @@ class NetworkRecord:
     """The TCP port on `address` that leads to the guest's SSH."""
     guest_address: str | None = None
     """The guest's own address, where it is known before the guest asks for it."""
+    interfaces: tuple[str, ...] = ()
+    """The host's interfaces that the VM is bridged to, one for each card."""
 
 
 def write(folder: Path, record: NetworkRecord) -> None:
@@ -44,6 +46,7 @@ def read(folder: Path) -> NetworkRecord | None:
             address=_address(told["address"]),
             ssh_port=int(told["ssh_port"]),
             guest_address=_address(told["guest_address"]),
+            interfaces=tuple(str(name) for name in told.get("interfaces", ())),
         )
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None

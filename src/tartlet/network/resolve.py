@@ -16,7 +16,7 @@ class Resolver(StrEnum):
     DHCP = "dhcp"
     """What our own DHCP or user-mode network gave, or a DHCP server's lease file says."""
     ARP = "arp"
-    """The host's neighbour table."""
+    """What a bridged VM said in its own ARP packets, else the host's neighbour table."""
     AGENT = "agent"
     """The guest itself."""
 
@@ -48,7 +48,7 @@ async def _asked(
         case Resolver.DHCP:
             return (_recorded(folder) if running else None) or _leased(mac)
         case Resolver.ARP:
-            return neighbours.address_of(mac)
+            return (_heard(folder) if running else None) or neighbours.address_of(mac)
         case Resolver.AGENT:
             return await ask_agent() if ask_agent else None
 
@@ -56,6 +56,11 @@ async def _asked(
 def _recorded(folder: Path) -> IPv4Address | None:
     known = record.read(folder)
     return IPv4Address(known.address) if known and known.address else None
+
+
+def _heard(folder: Path) -> IPv4Address | None:
+    known = record.read(folder)
+    return IPv4Address(known.address) if known and known.address and known.interfaces else None
 
 
 def _leased(mac: str) -> IPv4Address | None:

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 
-import anyio
-
 from tartlet.network import loopback, subnet
-from tartlet.network.attachment import Attachment, AttachRequest, Cable, Forward, Lack, NetworkLost, NetworkMode
+from tartlet.network.attachment import Attachment, AttachRequest, Cable, Forward, Lack, NetworkMode, nothing_is_lost
 from tartlet.network.record import NetworkRecord
 from tartlet.network.subnet import Subnet
 
@@ -48,7 +46,7 @@ class Slirp:
                     ssh_port=door.ssh_port,
                     guest_address=str(net.guest),
                 ),
-                lost=_never,
+                lost=nothing_is_lost,
                 notes=tuple(note for note in (door.note, _CLOSED if closed else _OPEN) if note),
             )
 
@@ -65,9 +63,3 @@ def netdev_words(net: Subnet, address: str, forwards: Iterable[Forward], *, rest
         *(f"hostfwd=tcp:{address}:{forward.port}-{net.guest}:{forward.guest_port}" for forward in forwards),
     ]
     return ",".join([*words, "restrict=on"] if restricted else words)
-
-
-async def _never() -> NetworkLost:
-    """QEMU itself is the network: it cannot be lost before QEMU is."""
-    await anyio.sleep_forever()
-    raise AssertionError

@@ -20,14 +20,17 @@ class NoScreenSharing(UserError):
 async def opened(monitor: Monitor, options: RunOptions, address: str | None, log: RunLog) -> None:
     """Tell the serial terminal's path and the address of the screen; `address` is where the host reaches the guest.
 
+    A bridged guest's becomes known later.
     Raises NoScreenSharing, CommandFailed, FileTrouble.
     """
     if options.serial:
         log.announce(f"The guest's serial terminal is {await serial.pseudo_terminal(monitor)}")
-    if options.vnc:
-        if address is None:
-            raise NoScreenSharing
+    if options.vnc and address is not None:
         await show(f"vnc://{address}", options, log)
+    elif options.vnc and options.net_bridged:
+        log.tell("The screen will be shown once the guest has an address.")
+    elif options.vnc:
+        raise NoScreenSharing
     if options.vnc_experimental:
         server = await vnc.listening(monitor)
         await show(server.url, options, log)

@@ -25,13 +25,13 @@ from tartlet.hypervisor import state_file
 from tartlet.hypervisor.devices import GUEST_AGENT_PORT
 from tartlet.hypervisor.disk_options import parse_root_disk_options
 from tartlet.hypervisor.process import Process
-from tartlet.hypervisor.qmp import Monitor
-from tartlet.hypervisor.qmp_events import Event, Events
+from tartlet.hypervisor.qmp import Event, Events, Monitor
 from tartlet.hypervisor.root_disk import RootDisk
 from tartlet.hypervisor.state_file import SaveFailed
 from tartlet.network import record
 from tartlet.vm.ended import Ending, LastRun, RunRecord
 from tartlet.vm.folder import STATE
+from tartlet.vm.network_record import kept_up
 from tartlet.vm.plan import Plan
 from tartlet.vm.run_log import RunLog
 
@@ -113,6 +113,7 @@ class RunningVm:
             listener = held.enter_context(listening(self.folder, "control.sock"))
             await held.enter_async_context(serving(listener, self.agents))
             record.write(self.folder, self.plan.network.record)
+            tasks.start_soon(kept_up, self.folder, self.plan, self._log)
             tasks.start_soon(self._listen)
             tasks.start_soon(self._end_without, self.plan.network.lost)
             tasks.start_soon(self._end_without, self.plan.folders.lost)

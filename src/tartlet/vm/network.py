@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from tartlet.hypervisor.devices import NetworkCard
 from tartlet.network import record
-from tartlet.network.attachment import Attachment, AttachRequest, Forward, NetworkMode
+from tartlet.network.attachment import Attachment, AttachRequest, Forward, NetworkMode, card_mac
 from tartlet.vm.folder import VmFolder
-from tartlet.vm.model import VmConfig, VmState, mac_numbers
+from tartlet.vm.model import VmConfig, VmState
 from tartlet.vm.options import RunOptions
 
 SCREEN_SHARING = 5900
@@ -66,16 +66,9 @@ def _former(vm: VmFolder, *, forked: bool) -> record.NetworkRecord | None:
 def cards(attachment: Attachment, mac: str) -> list[NetworkCard]:
     """A card for each cable. The first has the VM's MAC address, the others have ones derived from it."""
     return [
-        NetworkCard(mac=_derived(mac, index), netdev=cable.netdev, index=index, inherited=cable.descriptors)
+        NetworkCard(mac=card_mac(mac, index), netdev=cable.netdev, index=index, inherited=cable.descriptors)
         for index, cable in enumerate(attachment.cables)
     ]
-
-
-def _derived(mac: str, index: int) -> str:
-    numbers = mac_numbers(mac)
-    if not index or numbers is None:
-        return mac
-    return ":".join(f"{number:02x}" for number in (*numbers[:5], (numbers[5] + index) % 256))
 
 
 def _mode(options: RunOptions) -> NetworkMode:

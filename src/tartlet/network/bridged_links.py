@@ -1,0 +1,120 @@
+"""The host's end of a bridged card: a tap that is a port of a bridge, or a macvtap on a network card.
+
+What needs rights on the host's network is here (CAP_NET_ADMIN; for the ear CAP_NET_RAW), and asks nobody for leave.
+
+Nothing has to be removed after a death. A tap ends with its last descriptor. A macvtap does not, so it is made in a
+network namespace without a name, which ends with its last descriptor and the macvtap with it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tartlet.errors import ToolFailed
+from tartlet.host.process import run_now
+from tartlet.network import ear, links, macvtap_node
+from tartlet.network.addresses import MacTaken
+from tartlet.network.inside import Inside
+from tartlet.network.interfaces import HostInterface, InterfaceKind
+
+_TAP, _MACVTAP = "tartb%d", "tart0"
+"""Not as the taps of the shared network are called, whose guard drops what no rule of it has seen."""
+
+_IPV6 = Path("/proc/sys/net/ipv6")
+_PATIENCE = 10.0
+_BUSY, _PAUSE = 2.0, 0.05
+"""Seconds in which the kernel removes the macvtap of a VM that has just ended; it takes less than a tenth of one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgedLink:
+    """What the host has of one card. Descriptors are the owner's to close."""
+
+    cable: int
+    """The tap or macvtap, for QEMU."""
+    shelter: int | None = None
+    """The namespace that a macvtap is in. QEMU holds it too, so that the link lasts as long as either."""
+    ear: socket.socket | None = None
+    """Hears which address the guest uses; None where nobody had the right to listen."""
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What QEMU inherits."""
+        return (self.cable,) if self.shelter is None else (self.cable, self.shelter)
+
+    def close(self) -> None:
+        """Give up this process's copies."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        if self.ear:
+            self.ear.close()
+
+
+def linked(interface: HostInterface, mac: str) -> BridgedLink:
+    """A new end for a card with this MAC address on the interface's network.
+
+    Raises MacTaken, ToolFailed, ToolMissing, OSError.
+    """
+    return _port_of(interface, mac) if interface.kind is InterfaceKind.BRIDGE else _on_top_of(interface, mac)
+
+
+def _port_of(bridge: HostInterface, mac: str) -> BridgedLink:
+    """The tap's own address is high and its packets are as long as the bridge's: else the bridge would follow it."""
+    tap = links.open_tap(_TAP)
+    with ExitStack() as undo:
+        undo.callback(os.close, tap.descriptor)
+        _without_address(tap.name)
+        run_now(
+            "ip", "link", "set", "dev", tap.name, "address", f"fe{mac[2:]}", "mtu", str(bridge.mtu),
+            "master", bridge.name, "up", timeout=_PATIENCE,
+        )  # fmt: skip
+        link = BridgedLink(cable=tap.descriptor, ear=ear.opened(tap.name, mac))
+        undo.pop_all()
+        return link
+
+
+def _on_top_of(card: HostInterface, mac: str) -> BridgedLink:
+    with ExitStack() as always, ExitStack() as undo:
+        inside = Inside()
+        undo.callback(os.close, inside.descriptor)
+        always.callback(inside.end)
+        announced = always.enter_context(inside.do(macvtap_node.announcements))
+        # Chosen among many, because it names the device node, and nodes are the same in all namespaces.
+        number = 1 << 24 | secrets.randbits(24)
+        run_now(
+            "ip", "link", "add", "link", card.name, "index", str(number), "name", _MACVTAP, "address", mac,
+            "netns", f"/proc/{os.getpid()}/fd/{inside.descriptor}", "type", "macvtap", "mode", "bridge",
+            timeout=_PATIENCE,
+        )  # fmt: skip
+        cable = macvtap_node.opened(number, announced)
+        undo.callback(os.close, cable)
+        inside.do(_up, card.name, mac)
+        link = BridgedLink(cable=cable, shelter=inside.descriptor, ear=inside.do(ear.opened, _MACVTAP, mac))
+        undo.pop_all()
+        return link
+
+
+def _up(card: str, mac: str) -> None:
+    _without_address(_MACVTAP)
+    deadline = time.monotonic() + _BUSY
+    while True:
+        try:
+            return links.batch("ip", f"link set {_MACVTAP} up")
+        except ToolFailed as exc:
+            if "in use" not in exc.stderr:
+                raise
+            if time.monotonic() > deadline:
+                raise MacTaken(mac, f"on {card}") from exc
+        time.sleep(_PAUSE)
+
+
+def _without_address(interface: str) -> None:
+    """The host is no machine on this cable: it shall not give it an IPv6 address of its own and announce that."""
+    if _IPV6.exists():
+        links.batch("ip", f"link set {interface} addrgenmode none")
