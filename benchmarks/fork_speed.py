@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROUNDS = 3
@@ -54,8 +55,9 @@ def measure(vms: Path) -> None:
             tart("stop", "guest")
     single: list[float] = []
     for number in range(ROUNDS):
-        single.append(timed(lambda name=f"single-{number}": first_command_after("fork", "guest", name, in_=name)))  # type: ignore[misc]
-        tart("stop", f"single-{number}")
+        name = f"single-{number}"
+        single.append(timed(partial(first_command_after, "fork", "guest", name, in_=name)))
+        tart("stop", name)
     names = [f"fork-{number}" for number in range(FORKS)]
     together = timed(lambda: tart("fork", "guest", *names))
     alone, all_of_them = pss(vms / "guest"), sum(pss(vms / name) for name in names)

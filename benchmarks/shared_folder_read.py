@@ -49,7 +49,7 @@ async def main() -> None:
 
                 async def seconds(script: str) -> float:
                     told = await in_guest(guest.agent, f"{FORGET}; time sh -c '{script}' 2>&1")
-                    minutes, rest = re.search(r"real\s+(\d+)m ([\d.]+)s", told).groups()  # type: ignore[union-attr]
+                    ((minutes, rest),) = re.findall(r"real\s+(\d+)m ([\d.]+)s", told)
                     return int(minutes) * 60 + float(rest)
 
                 taken: dict[str, list[float]] = {path: [] for path in PATHS}

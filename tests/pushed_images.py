@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Mapping
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,13 +14,13 @@ from tartlet.image.manifest import (
     NVRAM,
     OCI_CONFIG,
     VM_CONFIG,
-    Descriptor,
     blob_descriptor,
     flat_manifest,
     oci_config,
 )
 from tartlet.image.registry import Repository
 from tartlet.image.source import raw_disk
+from tartlet.image.spool import MemorySpool
 from tartlet.image.transfer import push_piece
 from tartlet.image.upload import push_blob
 from tartlet.units import MIB
@@ -53,13 +51,9 @@ async def pushed(
     repository: Repository, tag: str, disk: Path, *, piece: int, config: bytes = CONFIG, nvram: bytes = b"nvram"
 ) -> str:
     """Push an image with pieces of `piece` bytes; returns the manifest's digest."""
-    layers: list[Descriptor] = []
-    with raw_disk(disk) as source, ExitStack() as held:
+    with raw_disk(disk) as source:
         size = source.size
-        for region in cut(size, piece):
-            spool = os.memfd_create("spool")
-            held.callback(os.close, spool)
-            layers.append((await push_piece(repository, source, region, spool))[0])
+        layers = [(await push_piece(repository, source, region, MemorySpool()))[0] for region in cut(size, piece)]
     small = {
         VM_CONFIG: config,
         NVRAM: nvram,

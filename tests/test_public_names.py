@@ -16,6 +16,7 @@ PUBLIC = {
     "tartlet.disk.model": {"DiskFormat"},
     "tartlet.errors": {"FileTrouble", "InvalidArgument", "ToolFailed", "ToolMissing", "UserError"},
     "tartlet.guest.agent_install": {"install_agent", "install_agent_by_ssh"},
+    "tartlet.guest.agent_package": {"agent_package"},
     "tartlet.guest.channel": {"GuestChannel", "connect"},
     "tartlet.guest.commands": {"Command"},
     "tartlet.guest.copying": {"copy_from", "copy_into"},

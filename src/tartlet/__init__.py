@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tartlet.disk.model import DiskFormat
     from tartlet.errors import FileTrouble, InvalidArgument, ToolFailed, ToolMissing, UserError
     from tartlet.guest.agent_install import install_agent, install_agent_by_ssh
+    from tartlet.guest.agent_package import agent_package
     from tartlet.guest.channel import GuestChannel, connect
     from tartlet.guest.commands import Command
     from tartlet.guest.copying import copy_from, copy_into
@@ -85,6 +86,7 @@ _MODULES = {
     "disk.model": ("DiskFormat",),
     "errors": ("FileTrouble", "InvalidArgument", "ToolFailed", "ToolMissing", "UserError"),
     "guest.agent_install": ("install_agent", "install_agent_by_ssh"),
+    "guest.agent_package": ("agent_package",),
     "guest.channel": ("GuestChannel", "connect"),
     "guest.commands": ("Command",),
     "guest.copying": ("copy_from", "copy_into"),
@@ -217,6 +219,7 @@ __all__ = [
     "VmState",
     "VmStore",
     "__version__",
+    "agent_package",
     "bridged_interfaces",
     "bridged_vms",
     "change",

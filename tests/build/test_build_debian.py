@@ -22,6 +22,7 @@ from tartlet.build.layout import ESP_TYPE, ROOT_TYPES
 from tartlet.build.progress import Progress
 from tartlet.build.recipe import recipe_for
 from tartlet.build.root_folder import PackagesFailed
+from tartlet.guest.tart_agent import PACKAGED_FILE
 from tartlet.share.arguments import grouped
 from tartlet.share.serving import serving
 
@@ -85,9 +86,17 @@ def test_the_root_is_sound_and_has_no_identity(disk: Path, partitions: list[dict
     assert in_root(disk, partitions, "stat /var/lib/cloud/instance") == ""
 
 
+def test_our_agent_is_a_package_that_is_installed(disk: Path, partitions: list[dict[str, Any]]) -> None:
+    status = in_root(disk, partitions, "cat /var/lib/dpkg/status").split("\n\n")
+    (ours,) = (part for part in status if "Package: tart-agent\n" in part)
+    assert "Status: install ok installed\n" in ours
+    assert "Inode" in in_root(disk, partitions, f"stat {PACKAGED_FILE}")
+
+
 def test_apt_keeps_nothing_of_the_build(disk: Path, partitions: list[dict[str, Any]]) -> None:
     assert "mmdebstrap" not in in_root(disk, partitions, "ls /etc/apt/apt.conf.d")
     assert ".deb" not in in_root(disk, partitions, "ls /var/cache/apt/archives")
+    assert "tartlet" not in in_root(disk, partitions, "ls /var/cache")
     lines = in_root(disk, partitions, "cat /etc/apt/sources.list").splitlines()
     assert [line for line in lines if line] == [*recipe_for("debian:bookworm", "amd64").mirrors]
 

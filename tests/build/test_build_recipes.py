@@ -142,6 +142,7 @@ def test_the_overlay_is_owned_by_root_and_the_same_every_time(tmp_path: Path) ->
         assert entries["etc/sudoers.d/90-admin"].mode == 0o440
         assert entries["usr/local/sbin/update-esp"].mode == 0o755
         assert entries["etc/fstab"].mode == 0o644
+        assert any(name.startswith("var/cache/tartlet/tart-agent_") for name in entries)
         line = archive.extractfile("etc/kernel/cmdline")
         assert line is not None
         assert line.read().decode() == f"{recipe.kernel_command_line}\n"

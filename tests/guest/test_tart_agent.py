@@ -395,3 +395,19 @@ async def test_a_stopped_agent_is_waited_for(channel: GuestChannel, guest: Guest
         assert codes == []
         guest.process.send_signal(signal.SIGCONT)
     assert codes == [5]
+
+
+async def test_it_gives_way_when_its_last_command_has_ended(tmp_path: Path) -> None:
+    with agent_process() as (port, process):
+        async with agents_served(tmp_path, port), connect(tmp_path, patience=10) as channel:
+            script = f"kill -HUP {process.pid}; sleep 0.5; echo whole"
+            assert (await told(channel, "sh", "-c", script)).out == b"whole\n"
+        assert await anyio.to_thread.run_sync(process.wait, 5) == 0
+
+
+async def test_one_that_has_nothing_to_do_gives_way_at_once(tmp_path: Path) -> None:
+    with agent_process() as (port, process):
+        async with agents_served(tmp_path, port), connect(tmp_path, patience=10) as channel:
+            await told(channel, "true")
+            process.send_signal(signal.SIGHUP)
+            assert await anyio.to_thread.run_sync(process.wait, 5) == 0

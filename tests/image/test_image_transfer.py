@@ -32,6 +32,7 @@ from tartlet.image.manifest import (
 from tartlet.image.piece_writer import CorruptBlob
 from tartlet.image.registry import Repository, opened
 from tartlet.image.source import raw_disk
+from tartlet.image.spool import FileSpool, MemorySpool
 from tartlet.image.transfer import encode_piece, fetch_piece, push_piece
 from tartlet.image.upload import push_blob
 from tartlet.units import MIB
@@ -74,7 +75,7 @@ async def pushed(repository: Repository, disk: Path, piece_size: int) -> str:
 
     async def push(region: Region) -> None:
         with descriptor_of(disk.with_suffix(f".spool{region.offset}")) as spool:
-            layers[region.offset], _ = await push_piece(repository, source, region, spool)
+            layers[region.offset], _ = await push_piece(repository, source, region, FileSpool(spool))
 
     with raw_disk(disk) as source:
         async with anyio.create_task_group() as tasks:
@@ -175,7 +176,7 @@ async def test_progress_counts_everything_once(
 ) -> None:
     done: list[int] = []
     with raw_disk(disk) as source, descriptor_of(tmp_path / "spool") as spool:
-        layer, data = await encode_piece(source, Region(0, SIZE), spool, progress=done.append)
+        layer, data = await encode_piece(source, Region(0, SIZE), FileSpool(spool), progress=done.append)
         assert sum(done) == SIZE
         assert await push_blob(repository, layer, data) == layer.size
         assert digest_of(b"".join([part async for part in data(0, layer.size)])) == layer.digest
@@ -189,11 +190,23 @@ async def test_progress_counts_everything_once(
     assert same(disk, tmp_path / "target")
 
 
+@pytest.mark.parametrize("kind", ["memory", "file"])
+async def test_a_spool_gives_any_part_of_the_piece_it_holds(disk: Path, tmp_path: Path, kind: str) -> None:
+    with raw_disk(disk) as source, descriptor_of(tmp_path / "spool") as descriptor:
+        spool = MemorySpool() if kind == "memory" else FileSpool(descriptor)
+        for region in (Region(0, SIZE), Region(0, SIZE // 2)):  # the second in the place of the first
+            layer, data = await encode_piece(source, region, spool)
+            whole = b"".join([part async for part in data(0, layer.size)])
+            assert digest_of(whole) == layer.digest
+            for start, end in ((0, 10), (MIB - 5, 2 * MIB + 5), (layer.size - 3, layer.size)):
+                assert b"".join([part async for part in data(start, end)]) == whole[start:end]
+
+
 async def test_zeros_need_no_spool_and_can_be_sent_from_anywhere(tmp_path: Path) -> None:
     (tmp_path / "disk").touch()
     os.truncate(tmp_path / "disk", 200 * MIB + 1)
     with raw_disk(tmp_path / "disk") as source, descriptor_of(tmp_path / "spool") as spool:
-        layer, data = await encode_piece(source, Region(0, source.size), spool)
+        layer, data = await encode_piece(source, Region(0, source.size), FileSpool(spool))
         assert os.fstat(spool).st_size == 0
     whole = b"".join([part async for part in data(0, layer.size)])
     assert digest_of(whole) == layer.digest
@@ -238,7 +251,7 @@ async def test_memory_does_not_grow_with_the_piece(repository: Repository, tmp_p
     size = disk.stat().st_size
     before_all = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with raw_disk(disk) as source, descriptor_of(tmp_path / "spool") as spool:
-        layer, _ = await encode_piece(source, Region(0, size), spool)
+        layer, _ = await encode_piece(source, Region(0, size), FileSpool(spool))
     assert layer.size > 190 * MIB
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_all < 60 * 1024
     assert repository.namespace

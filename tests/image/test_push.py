@@ -470,7 +470,7 @@ async def test_an_image_needs_all_its_parts(
 
 async def test_a_full_scratch_folder_is_named(registries: Registries, name: ImageName, disk: Path) -> None:
     with pytest.raises(ExceptionGroup) as failure, raw_disk(disk) as raw:
-        await push_image(registries, targets_of([name]), vm(raw), scratch=Path("/dev/full/x"), piece_size=PIECE)
+        await push_image(registries, targets_of([name]), vm(raw), scratch=Path("/dev/full/x"), piece_size=256 * MIB)
     assert "/dev/full/x" in str(failure.value.exceptions[0])
 
 

@@ -105,29 +105,47 @@ def unused_port(lab: Lab) -> int:
     return int(lab.network.run(sys.executable, "-c", script).stdout)
 
 
-REMOVE = (
-    "systemctl stop tart-agent; rm /usr/local/sbin/tart-agent /etc/systemd/system/tart-agent.service "
-    "/etc/udev/rules.d/60-tart-agent.rules"
-)
+STATUS = "dpkg-query -W -f '${db:Status-Abbrev}' tart-agent || true"
 
 
 def remove_agent(lab: Lab) -> None:
-    """Detached, because it takes away what carries it out."""
-    lab.done(
-        "exec", "--user", "root", "--detach", "debian", "sh", "-c", f"{REMOVE} /etc/udev/rules.d/60-tart-agent.rules"
-    )
+    """The package, by the agent that it brought: it goes on until dpkg has ended."""
+    said = lab.done("exec", "--user", "root", "debian", "dpkg", "--purge", "tart-agent")
+    assert "Removing tart-agent" in said
+    assert "Purging" in said
     until(lambda: "QEMU guest agent" in lab.tart("exec", "--user", "bin", "debian", "true").err, "the other agent")
 
 
 def test_without_it_the_other_agent_does_what_it_can_and_lets_ours_in(debian: Lab) -> None:
+    assert debian.sh(STATUS, "debian") == "ii"
     remove_agent(debian)
+    assert debian.sh("ls -d /var/lib/tart-agent /usr/sbin/tart-agent || true; pgrep tart-agent || true", "debian") == ""
     assert debian.sh("id -un", "debian") == "admin"
     assert debian.tart("exec", "-t", "debian", "true").err.splitlines()[0].endswith("puts it there")
     assert "own does not run in it" in debian.done("doctor", "debian")
     assert debian.done("agent", "install", "debian", timeout=120) == 'Tartlet\'s agent answers in VM "debian"\n'
     assert debian.done("exec", "-t", "debian", "stty", "size") == "24 80\r\n"
     assert "through Tartlet's own agent" in debian.done("doctor", "debian")
+    assert debian.sh(STATUS, "debian") == "ii"
+    before = debian.sh("pgrep -f tart-agent", "debian")
     debian.done("agent", "install", "debian", timeout=120)  # through itself
+    assert debian.sh("pgrep -f tart-agent", "debian") != before
+    assert debian.sh("dpkg --audit; systemctl --failed --no-legend; " + STATUS, "debian") == "ii"
+
+
+def test_a_guest_whose_packages_are_not_to_be_touched_gets_files(debian: Lab) -> None:
+    remove_agent(debian)
+    debian.done("exec", "--user", "root", "debian", "chmod", "-x", "/usr/bin/dpkg-query")
+    debian.done("agent", "install", "debian", timeout=120)
+    debian.done("exec", "--user", "root", "debian", "chmod", "+x", "/usr/bin/dpkg-query")
+    assert debian.done("exec", "-t", "debian", "stty", "size") == "24 80\r\n"
+    assert debian.sh("readlink -e /usr/local/sbin/tart-agent; " + STATUS, "debian") == "/usr/local/sbin/tart-agent"
+    debian.done("agent", "install", "debian", timeout=120)  # the package takes the place of the files
+    assert debian.done("exec", "-t", "debian", "stty", "size") == "24 80\r\n"
+    assert (
+        debian.sh("ls /usr/local/sbin/tart-agent /etc/udev/rules.d/60-tart-agent.rules || true; " + STATUS, "debian")
+        == "ii"
+    )
 
 
 def test_it_gets_in_by_ssh_too(debian: Lab) -> None:

@@ -6,7 +6,11 @@ import io
 import tarfile
 from pathlib import Path
 
-from tartlet.build.recipe import FILES, Recipe, files_of_the_agent
+from tartlet.build.recipe import FILES, Recipe
+from tartlet.guest.agent_package import agent_package
+
+_PACKAGES = "var/cache/tartlet/"
+"""Where packages lie until they are installed, which is done by `hooks/customize.sh`."""
 
 
 def write_overlay(recipe: Recipe, target: Path) -> None:
@@ -15,8 +19,7 @@ def write_overlay(recipe: Recipe, target: Path) -> None:
         for path in sorted(FILES.rglob("*")):
             if path.is_file():
                 _add(archive, path.relative_to(FILES).as_posix(), path.read_bytes())
-        for name, content in files_of_the_agent().items():
-            _add(archive, name, content)
+        _add(archive, _PACKAGES + agent_package()[0], agent_package()[1])
         _add(archive, "etc/kernel/cmdline", f"{recipe.kernel_command_line}\n".encode())
 
 

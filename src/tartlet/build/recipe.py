@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 
 from tartlet.build.mirrors import sources
 from tartlet.build.suites import Suite, architecture_named, suite_named
-from tartlet.guest import agent_files, tart_agent
+from tartlet.guest.agent_package import agent_package
 from tartlet.units import MIB
 
 FILES = Path(__file__).with_name("rootfs")
@@ -81,18 +81,11 @@ def recipe_for(name: str, architecture: str | None = None) -> Recipe:
     )
 
 
-def files_of_the_agent() -> dict[str, bytes]:
-    """Names in the guest, without a leading slash, and contents of what makes up our own agent."""
-    texts = {name.lstrip("/"): text.encode() for name, text in agent_files.SYSTEMD.items()}
-    return {**texts, tart_agent.FILE.lstrip("/"): agent_files.program()}
-
-
 def _contents() -> str:
     told = hashlib.sha256()
     for path in sorted(path for folder in (FILES, HOOKS) for path in folder.rglob("*") if path.is_file()):
         told.update(f"{path.relative_to(FILES.parent)}\0".encode())
         told.update(path.read_bytes() + b"\0")
-    for name, content in files_of_the_agent().items():
-        told.update(f"{name}\0".encode() + content + b"\0")
+    told.update(agent_package()[1])
     told.update(json.dumps(_KERNEL_OPTIONS).encode())
     return told.hexdigest()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,44 +12,31 @@ from tartlet.cli.candidates import local_vms
 from tartlet.cli.formats import JSON, format_option
 from tartlet.cli.output import json_text, table
 from tartlet.cli.wiring import App
-from tartlet.cli.words import Verb
-from tartlet.errors import InvalidArgument
+from tartlet.cli.words import Verb, VerbGroup
 
 if TYPE_CHECKING:
     from tartlet.vm.snapshot_names import Snapshot
 
-ACTIONS = ("create", "list", "restore", "delete")
+_Decorated = Callable[..., Any]
 
 
-@click.command("snapshot", cls=Verb)
-@click.argument("action", metavar="<action>", type=click.Choice(ACTIONS), help="create, list, restore or delete.")
-@click.argument("name", metavar="<name>", help="VM it is about.", shell_complete=local_vms)
-@click.argument(
-    "tag",
-    metavar="<tag>",
-    required=False,
-    help="Name of the snapshot. Without it, create takes the time and restore the latest.",
-)
-@format_option
+def _vm(text: str) -> Callable[[_Decorated], _Decorated]:
+    return click.argument("name", metavar="<name>", help=text, shell_complete=local_vms)
+
+
+def _tag(text: str, *, required: bool = False) -> Callable[[_Decorated], _Decorated]:
+    return click.argument("tag", metavar="<tag>", help=text, required=required)
+
+
+@click.command("create", cls=Verb)
+@_vm("VM whose state is kept.")
+@_tag("Name of the snapshot. (default: the time)")
 @click.pass_obj
-def command(app: App, action: str, name: str, tag: str | None, format_: str) -> None:
-    """Keep states of a VM, and return to them.
+def create(app: App, name: str, tag: str | None) -> None:
+    """Keep the present state of a VM, and print the snapshot's tag.
 
-    A snapshot of a running VM holds its memory too, and the VM goes on; after a restore its next run goes on there. A
-    restore needs the VM stopped, and replaces its present state.
+    A snapshot of a running VM holds its memory too, and the VM goes on.
     """
-    match action:
-        case "create":
-            _create(app, name, tag)
-        case "list":
-            _list(app, name, tag, format_)
-        case "restore":
-            _restore(app, name, tag)
-        case _:
-            _delete(app, name, tag)
-
-
-def _create(app: App, name: str, tag: str | None) -> None:
     import anyio
 
     from tartlet.vm.snapshot import create_snapshot
@@ -56,11 +44,14 @@ def _create(app: App, name: str, tag: str | None) -> None:
     click.echo(anyio.run(create_snapshot, app.store, name, tag).tag)
 
 
-def _list(app: App, name: str, tag: str | None, format_: str) -> None:
+@click.command("list", cls=Verb)
+@_vm("VM whose snapshots are wanted.")
+@format_option
+@click.pass_obj
+def list_(app: App, name: str, format_: str) -> None:
+    """List the snapshots of a VM, the oldest first."""
     from tartlet.vm.snapshot_names import snapshots
 
-    if tag is not None:
-        raise InvalidArgument("list takes no tag", f"tart snapshot list {name}")
     found = snapshots(app.store.open(name))
     if format_ == JSON:
         click.echo(json_text([_row(snapshot) for snapshot in found]))
@@ -73,7 +64,15 @@ def _row(snapshot: Snapshot) -> dict[str, object]:
     return {"Tag": snapshot.tag, "Created": created, "Memory": snapshot.memory}
 
 
-def _restore(app: App, name: str, tag: str | None) -> None:
+@click.command("restore", cls=Verb)
+@_vm("VM to put back.")
+@_tag("Name of the snapshot. (default: the latest)")
+@click.pass_obj
+def restore(app: App, name: str, tag: str | None) -> None:
+    """Put a stopped VM back into the state of a snapshot; its present state is gone.
+
+    After a snapshot with memory the VM is suspended, and its next run goes on there.
+    """
     from tartlet.vm.snapshot import restore_snapshot
 
     snapshot = restore_snapshot(app.store, name, tag)
@@ -81,9 +80,15 @@ def _restore(app: App, name: str, tag: str | None) -> None:
     click.echo(f"{name} is as it was in {snapshot.tag}, and {state}; go on with: tart run {name}", err=True)
 
 
-def _delete(app: App, name: str, tag: str | None) -> None:
+@click.command("delete", cls=Verb)
+@_vm("VM whose snapshot goes.")
+@_tag("Name of the snapshot.", required=True)
+@click.pass_obj
+def delete(app: App, name: str, tag: str) -> None:
+    """Delete a snapshot; the VM stays as it is."""
     from tartlet.vm.snapshot import delete_snapshot
 
-    if tag is None:
-        raise InvalidArgument("which snapshot?", f"`tart snapshot list {name}` shows those there are")
     delete_snapshot(app.store, name, tag)
+
+
+command = VerbGroup("snapshot", "Keep states of a VM, and return to them.", [create, list_, restore, delete])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from pathlib import Path
 
-from tartlet.guest.tart_agent import FILE, PORT
+from tartlet.guest.tart_agent import FILE, PACKAGED_FILE, PORT
 
 _UDEV_RULE = f"""\
 # A machine with the port has the agent running.
@@ -16,13 +14,16 @@ SUBSYSTEM=="virtio-ports", ATTR{{name}}=="{PORT}", TAG+="systemd", ENV{{SYSTEMD_
 _UNIT = f"""\
 [Unit]
 Description=Guest agent of tart
+Documentation=man:tart-agent(8)
 BindsTo=dev-virtio\\x2dports-{PORT}.device
 After=dev-virtio\\x2dports-{PORT}.device
 IgnoreOnIsolate=yes
 StartLimitIntervalSec=0
 
 [Service]
-ExecStart={FILE}
+ExecStart=%s
+# It gives way when it has nothing to do, and is started again.
+ExecReload=/bin/kill -HUP $MAINPID
 Restart=always
 RestartSec=1
 # Commands that were detached outlive the agent.
@@ -48,30 +49,31 @@ start_pre() {{
 }}
 """
 
-SYSTEMD = {
-    "/etc/udev/rules.d/60-tart-agent.rules": _UDEV_RULE,
-    "/etc/systemd/system/tart-agent.service": _UNIT,
-}
-"""Paths in the guest and contents."""
 
-OPENRC = {"/etc/init.d/tart-agent": _OPENRC_SCRIPT}
-
-
-def archive() -> bytes:
-    """All of it as a tar archive, for guests of either kind."""
-    written = io.BytesIO()
-    with tarfile.open(fileobj=written, mode="w", format=tarfile.USTAR_FORMAT) as made:
-        for path, content in {**_encoded(SYSTEMD), **_encoded(OPENRC), FILE: program()}.items():
-            entry = tarfile.TarInfo(path.lstrip("/"))
-            entry.mode, entry.size = 0o644, len(content)
-            made.addfile(entry, io.BytesIO(content))
-    return written.getvalue()
+def copied() -> dict[str, bytes]:
+    """Paths in the guest and contents where the files are copied in, for systemd and for OpenRC."""
+    return {
+        FILE: program(),
+        "/etc/systemd/system/tart-agent.service": (_UNIT % FILE).encode(),
+        "/etc/udev/rules.d/60-tart-agent.rules": _UDEV_RULE.encode(),
+        "/etc/init.d/tart-agent": _OPENRC_SCRIPT.encode(),
+    }
 
 
-def _encoded(files: dict[str, str]) -> dict[str, bytes]:
-    return {path: text.encode() for path, text in files.items()}
+def packaged() -> dict[str, bytes]:
+    """The same where they come as a package, for systemd."""
+    return {
+        PACKAGED_FILE: program(),
+        "/usr/lib/systemd/system/tart-agent.service": (_UNIT % PACKAGED_FILE).encode(),
+        "/usr/lib/udev/rules.d/60-tart-agent.rules": _UDEV_RULE.encode(),
+    }
+
+
+def executable(content: bytes) -> bool:
+    """Whether a file with this content is a program."""
+    return content.startswith(b"#!")
 
 
 def program() -> bytes:
-    """The agent itself, for FILE in the guest."""
+    """The agent itself."""
     return Path(__file__).with_name("tart_agent.py").read_bytes()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
+import tarfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import anyio
 
 from tartlet.errors import ToolMissing, UserError
-from tartlet.guest.agent_files import archive
+from tartlet.guest.agent_files import copied
+from tartlet.guest.agent_package import agent_package
 from tartlet.guest.agents import Kind
 from tartlet.guest.channel import connect
 from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentUnavailable, escaped
 from tartlet.guest.tart_agent import FILE
+
+_PACKAGE = "tart-agent.deb"
 
 _SCRIPT = f"""\
 set -e
@@ -26,6 +31,12 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2> /dev/null ||
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 tar -xof - -C "$work"
+packaged() {{ # where Debian's packages are at home and the one that it needs is there
+    [ -d /run/systemd/system ] && command -v dpkg > /dev/null || return 1
+    python=$(dpkg-query -W -f '${{db:Status-Status}} ${{Version}}' python3 2> /dev/null) || return 1
+    [ "${{python% *}}" = installed ] && dpkg --compare-versions "${{python#* }}" ge 3.8 || return 1
+    DEBIAN_FRONTEND=noninteractive dpkg --install "$work/{_PACKAGE}" > "$work/said" 2>&1 < /dev/null
+}}
 put() {{ # whole or not at all: the agent may be running
     mkdir -p "$(dirname "$1")"
     cp "$work$1" "$1.new"
@@ -33,6 +44,9 @@ put() {{ # whole or not at all: the agent may be running
     chown 0:0 "$1.new"
     mv "$1.new" "$1"
 }}
+if packaged; then
+    exit 0
+fi
 put {FILE} 755
 if [ -d /run/systemd/system ]; then
     put /etc/udev/rules.d/60-tart-agent.rules 644
@@ -63,6 +77,7 @@ class InstallFailed(UserError):
 async def install_agent(folder: Path) -> None:
     """Bring our agent into the running guest of a VM's `folder`, through the agent that it has. One of ours is renewed.
 
+    Debian and Ubuntu get it as a package, others as files.
     Raises InstallFailed, AgentUnavailable, AgentCannot, AgentFailed.
     """
     complaint = bytearray()
@@ -73,7 +88,7 @@ async def install_agent(folder: Path) -> None:
     command = Command(name="/bin/sh", args=("-c", _SCRIPT), user="root", interactive=True)
     async with connect(folder) as channel:
         try:
-            code = await channel.execute(command, complain, complain, _whole(archive()))
+            code = await channel.execute(command, complain, complain, _whole(_archive()))
         except AgentUnavailable:
             if channel.agent != Kind.TART:  # ours goes away when it is restarted, and this command with it
                 raise
@@ -92,12 +107,23 @@ async def install_agent_by_ssh(folder: Path, destination: str, *, port: int = 22
     remote = f"$([ \"$(id -u)\" = 0 ] || echo sudo) /bin/sh -c '{_quoted(_SCRIPT)}'"
     words = ["ssh", *options, "-p", str(port), "--", destination, remote]
     try:
-        done = await anyio.run_process(words, input=archive(), stdout=subprocess.DEVNULL, check=False)
+        done = await anyio.run_process(words, input=_archive(), stdout=subprocess.DEVNULL, check=False)
     except FileNotFoundError as exc:
         raise ToolMissing("ssh", "install it: apt install openssh-client") from exc
     if done.returncode != 0:
         raise _failed((done.stderr or b"").decode(errors="replace"), done.returncode)
     await _appeared(folder)
+
+
+def _archive() -> bytes:
+    """The package and the files as a tar archive: which of them it is going to be shows in the guest."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=tarfile.USTAR_FORMAT) as made:
+        for path, content in {**copied(), _PACKAGE: agent_package()[1]}.items():
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.mode, entry.size = 0o644, len(content)
+            made.addfile(entry, io.BytesIO(content))
+    return written.getvalue()
 
 
 async def _appeared(folder: Path) -> None:

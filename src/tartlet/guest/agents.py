@@ -14,7 +14,7 @@ from tartlet.guest.errors import AgentUnavailable
 from tartlet.guest.port_channel import End
 from tartlet.guest.port_session import TartAgent
 from tartlet.guest.qga_commands import QgaCommands, usable
-from tartlet.guest.tart_agent import FILE
+from tartlet.guest.tart_agent import FILE, PACKAGED_FILE
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class GuestAgents:
         if anyio.current_time() >= self._hoped_until:
             return
         try:
-            if not await self.qemu.has_file(FILE):
+            if not await self.qemu.has_any_file(PACKAGED_FILE, FILE):
                 return
         except UserError as exc:
             log.debug("whether our agent is installed is not known: %s", exc)

@@ -14,7 +14,7 @@ from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentFailed, AgentUnavailable
 from tartlet.guest.port_channel import exec_request
 from tartlet.guest.port_session import Hello, TartAgent
-from tartlet.guest.tart_agent import FILE
+from tartlet.guest.tart_agent import NAME
 
 _PATIENCE = 120
 """Seconds in which a guest must have made its new keys."""
@@ -40,7 +40,7 @@ class MachineIdentity:
         async def keep(data: bytes) -> None:
             said.extend(data[:1000])
 
-        command = Command(name=FILE, args=("--machine", self.id, self.name, *self.parts), user="root")
+        command = Command(name=NAME, args=("--machine", self.id, self.name, *self.parts), user="root")
         async with agent.request(exec_request(command)) as channel:
             with anyio.move_on_after(_PATIENCE):
                 end = await channel.outcome(keep, keep)

@@ -85,9 +85,13 @@ class QgaCommands:
             )
         return found
 
-    async def has_file(self, path: str) -> bool:
-        """Whether the guest has this file, as root sees it. Raises AgentUnavailable, AgentCannot, AgentFailed."""
-        return (await self.run(["/bin/sh", "-c", 'test -e "$1"', "sh", path], None)).exitcode == 0
+    async def has_any_file(self, *paths: str) -> bool:
+        """Whether the guest has one of these files, as root sees it.
+
+        Raises AgentUnavailable, AgentCannot, AgentFailed.
+        """
+        script = 'for file; do [ ! -e "$file" ] || exit 0; done; exit 1'
+        return (await self.run(["/bin/sh", "-c", script, "sh", *paths], None)).exitcode == 0
 
     async def _found_login(self) -> Login:
         """As whom commands run; looked up once for each life of the agent."""

@@ -34,8 +34,11 @@ if TYPE_CHECKING:  # typing is not imported: it would double the time to start
 
 VERSION = "1"
 PORT = "org.tart.agent.0"
+NAME = "tart-agent"
 FILE = "/usr/local/sbin/tart-agent"
-"""Where this file is in a guest."""
+"""Where this file is in a guest it was copied into."""
+PACKAGED_FILE = "/usr/sbin/tart-agent"
+"""Where it is in a guest that has it as a package."""
 MACHINE_FILE = "/var/lib/tart-agent/machine"
 """Remembers which machine this system was on."""
 
@@ -80,6 +83,7 @@ class Agent:
         self._read = bytearray()
         self._to_write = bytearray()
         self._in_session = False
+        self._to_end = False
         self._parts: dict[int, bytearray] = {}
         self._commands: dict[int, Stream] = {}
         self._wake, wake = os.pipe()
@@ -88,10 +92,11 @@ class Agent:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _nothing)
         signal.signal(signal.SIGTERM, self._terminate)
+        signal.signal(signal.SIGHUP, self._end_soon)
 
     def serve(self) -> None:
-        """Serve the host until the port is gone."""
-        while True:
+        """Serve the host until the port is gone, or until no command runs after a SIGHUP."""
+        while not (self._to_end and self._has_nothing_to_do()):
             poll = select.poll()
             poll.register(self._wake, select.POLLIN)
             poll.register(self._port, select.POLLIN | (select.POLLOUT if self._to_write else 0))
@@ -264,6 +269,13 @@ class Agent:
                 self._to_write.clear()
                 return
             del self._to_write[:written]
+
+    def _has_nothing_to_do(self) -> bool:
+        return not (self._commands or self._parts or self._to_write)
+
+    def _end_soon(self, *_: object) -> None:
+        """There is a newer agent, or there shall be none; whoever tells may do so by a command of ours."""
+        self._to_end = True
 
     def _terminate(self, *_: object) -> None:
         self._drop()
@@ -568,7 +580,12 @@ def run(request: Request, stdio: tuple[int, int, int], told: int) -> None:
     """In the forked process: become the command, or say why not. Never returns."""
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores two, programs would too
+        for number in (
+            signal.SIGTERM,
+            signal.SIGHUP,
+            signal.SIGPIPE,
+            signal.SIGXFSZ,
+        ):  # Python ignores two, programs would too
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
         for target, descriptor in enumerate(stdio):

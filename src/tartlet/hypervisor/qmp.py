@@ -1,4 +1,4 @@
-"""The QEMU monitor: the commands this program uses, typed, and QEMU's events as an async iterator.
+"""The QEMU monitor: the commands this program uses, typed.
 
 Specification: QEMU, docs/interop/qmp-spec. The connection is a connected pair of sockets whose other end QEMU inherits.
 """
@@ -8,26 +8,20 @@ from __future__ import annotations
 import enum
 import logging
 import socket
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any, cast
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
-from qemu.qmp.events import EventListener
-from qemu.qmp.message import Message
+from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError
 
 from tartlet.errors import UserError
+from tartlet.hypervisor.qmp_events import Events, subscribed
 
 log = logging.getLogger(__name__)
 
 HANDSHAKE = 60.0
 """Seconds QEMU may take from its start to its greeting: it opens disks and waits for network disks before it."""
-
-_KEPT_EVENTS = 10_000
-"""Events a subscriber may be behind. QEMU limits how often a guest can cause one, so this is far away."""
 
 # Without a handler the library's own reports of a lost connection would be printed; they arrive as errors anyway.
 logging.getLogger("qemu").addHandler(logging.NullHandler())
@@ -74,58 +68,6 @@ class RunState(enum.StrEnum):
     def _missing_(cls, value: object) -> RunState:
         log.debug("QEMU is in a state this program does not know: %r", value)
         return cls.UNKNOWN
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something QEMU tells unasked."""
-
-    name: str
-    """As in QEMU's documentation: SHUTDOWN, RESET, STOP, VSERPORT_CHANGE, MIGRATION, …"""
-    data: Mapping[str, Any]
-
-
-class Events:
-    """The events of some names, in order, from the moment of subscribing until QEMU is gone."""
-
-    def __init__(self, client: QMPClient, received: MemoryObjectReceiveStream[Event]) -> None:
-        self._client, self._received = client, received
-
-    def __aiter__(self) -> Events:
-        return self
-
-    async def __anext__(self) -> Event:
-        event = await self.next()
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
-    async def next(self) -> Event | None:
-        """The next event; None when QEMU is gone and all that it said has been told."""
-        with suppress(anyio.WouldBlock):
-            return self._received.receive_nowait()
-        event: Event | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_cancel_when_gone, self._client, tasks.cancel_scope)
-            event = await self._received.receive()
-            tasks.cancel_scope.cancel()
-        if event is None:
-            with suppress(anyio.WouldBlock):  # it may have come together with the end
-                event = self._received.receive_nowait()
-        return event
-
-
-class _Subscription(EventListener):
-    """A listener that keeps no history: a machine may run for months."""
-
-    def __init__(self, names: tuple[str, ...], into: MemoryObjectSendStream[Event]) -> None:
-        super().__init__(names)
-        self._into = into
-
-    async def put(self, event: Message) -> None:
-        if self.accept(event):
-            data = cast("dict[str, Any]", event.get("data") or {})
-            await self._into.send(Event(str(event["event"]), data))
 
 
 class Monitor:
@@ -247,12 +189,9 @@ class Monitor:
         """How far saving is: `status`, `error-desc`, `ram` (QEMU, qapi/migration.json, MigrationInfo)."""
         return await self._object("query-migrate")
 
-    @contextmanager
-    def listening(self, *names: str) -> Generator[Events]:
+    def listening(self, *names: str) -> AbstractContextManager[Events]:
         """Subscribe to events for the length of the block; all of them without a name."""
-        into, out = anyio.create_memory_object_stream[Event](_KEPT_EVENTS)
-        with into, out, self._client.listen(_Subscription(names, into)):
-            yield Events(self._client, out)
+        return subscribed(self._client, names)
 
     async def _chardev(self, name: str) -> dict[str, Any]:
         for entry in cast("list[dict[str, Any]]", await self._ask("query-chardev")):
@@ -302,9 +241,3 @@ async def _hung_up(client: QMPClient) -> None:
         await client.disconnect()
     except (EOFError, OSError, QMPError) as exc:  # how the connection had ended before; told to whoever asked
         log.debug("the monitor had hung up: %r", exc)
-
-
-async def _cancel_when_gone(client: QMPClient, scope: anyio.CancelScope) -> None:
-    while client.runstate == Runstate.RUNNING:
-        await client.runstate_changed()
-    scope.cancel()

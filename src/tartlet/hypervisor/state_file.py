@@ -27,7 +27,8 @@ import anyio.to_thread
 from tartlet.errors import FileTrouble, UserError
 from tartlet.hypervisor.machine import Machine
 from tartlet.hypervisor.qemu import QemuVersion
-from tartlet.hypervisor.qmp import CommandFailed, Events, Monitor, MonitorUnreachable, RunState
+from tartlet.hypervisor.qmp import CommandFailed, Monitor, MonitorUnreachable, RunState
+from tartlet.hypervisor.qmp_events import Events
 from tartlet.units import MIB
 
 STREAM_OFFSET = 4096

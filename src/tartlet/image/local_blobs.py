@@ -17,6 +17,7 @@ from tartlet.image.layers import Region
 from tartlet.image.layout import Piece
 from tartlet.image.manifest import Descriptor, digest_of, read_manifest
 from tartlet.image.source import DiskSource, raw_disk
+from tartlet.image.spool import Spool
 from tartlet.image.transfer import encode_piece
 
 
@@ -28,8 +29,8 @@ class LocalBlobs:
         self._pieces = {piece.blob.digest: piece for piece in pieces}
         self._disk = disk
 
-    async def blob(self, blob: Descriptor, spool: int) -> BlobBytes | None:
-        """The bytes of a blob, which may lie in the file `spool`; None when they have to be fetched.
+    async def blob(self, blob: Descriptor, spool: Spool) -> BlobBytes | None:
+        """The bytes of a blob, which may lie in `spool`; None when they have to be fetched.
 
         Raises FileTrouble, OSError.
         """

@@ -1,7 +1,7 @@
 """Make an image of a VM at rest, in one or several repositories.
 
 Each piece of the disk goes its own way, several at a time: a piece that another image is known to hold keeps that
-image's layer and is at most hashed; zeros are not read; the rest is encoded into a spool file and sent. The manifests
+image's layer and is at most hashed; zeros are not read; the rest is encoded into a spool and sent. The manifests
 come last, so an interrupted push leaves nothing but blobs, which the next push finds.
 """
 
@@ -87,8 +87,8 @@ async def push_image(
 ) -> Pushed:
     """Push an image to every target; all get the same manifest.
 
-    `at_once` pieces go side by side, each through a spool file in `scratch`; `chunk_size` bytes of a blob go into one
-    request, 0 for all of them.
+    `at_once` pieces go side by side, each through a spool, which for large pieces is a file in `scratch`;
+    `chunk_size` bytes of a blob go into one request, 0 for all of them.
     Raises NothingToPush, BadManifest, FileTrouble, OSError and what `Repository` raises, in groups too.
     """
     if not source.nvram:

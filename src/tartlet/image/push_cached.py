@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
@@ -13,7 +12,7 @@ import anyio
 from anyio import to_thread
 
 from tartlet.host.copying import trouble_writing
-from tartlet.image.bodies import BlobBytes, from_file
+from tartlet.image.bodies import BlobBytes
 from tartlet.image.local_blobs import LocalBlobs
 from tartlet.image.manifest import Descriptor, Manifest, digest_of, read_manifest
 from tartlet.image.piece_writer import CorruptBlob
@@ -23,6 +22,7 @@ from tartlet.image.push_blobs import Destination
 from tartlet.image.push_plan import Target, shown
 from tartlet.image.reference import ImageName
 from tartlet.image.registry import Registries, Repository
+from tartlet.image.spool import FileSpool
 
 
 async def copy_image(
@@ -78,36 +78,35 @@ class _Copying:
                 tasks.start_soon(self._work, waiting, counter)
 
     async def _work(self, waiting: Iterator[Descriptor], counter: Counter) -> None:
-        with tempfile.TemporaryFile(dir=self._scratch, buffering=0) as spool:
+        with tempfile.TemporaryFile(dir=self._scratch, buffering=0) as file:
+            spool = FileSpool(file.fileno())
             for blob in waiting:
                 if await self._destination.obtained(blob, self._name):
                     counter.reuse(blob.size)
                     continue
-                data = await self._local.blob(blob, spool.fileno())
-                await self._destination.send(blob, data or await self._fetched(blob, spool.fileno()))
+                data = await self._local.blob(blob, spool)
+                await self._destination.send(blob, data or await self._fetched(blob, spool))
                 counter.move(blob.size)
 
-    async def _fetched(self, blob: Descriptor, spool: int) -> BlobBytes:
-        """A whole, verified blob in the spool file; one that came damaged is fetched once more."""
+    async def _fetched(self, blob: Descriptor, spool: FileSpool) -> BlobBytes:
+        """A whole, verified blob in the spool; one that came damaged is fetched once more."""
         digest, at = hashlib.sha256(), 0
         for _ in range(2):
-            os.ftruncate(spool, 0)
+            spool.clear()
             digest, at = hashlib.sha256(), 0
             async with aclosing(self._source.stream_blob(blob)) as parts:
                 async for part in parts:
                     if at + len(part) > blob.size:
                         break
-                    await to_thread.run_sync(self._write, spool, part, at, digest)
+                    await to_thread.run_sync(self._write, spool, part, digest)
                     at += len(part)
             if at == blob.size and f"sha256:{digest.hexdigest()}" == blob.digest:
-                return from_file(spool)
+                return spool.blob()
         raise CorruptBlob(blob.digest, f"the registry sent {at} bytes with the digest sha256:{digest.hexdigest()}")
 
-    def _write(self, spool: int, part: bytes, at: int, digest: hashlib._Hash) -> None:
+    def _write(self, spool: FileSpool, part: bytes, digest: hashlib._Hash) -> None:
         digest.update(part)
         try:
-            rest = memoryview(part)
-            while rest:
-                rest = rest[os.pwrite(spool, rest, at + len(part) - len(rest)) :]
+            spool.add([part])
         except OSError as exc:
             raise trouble_writing(self._scratch, exc) from exc

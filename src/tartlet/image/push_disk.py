@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import tempfile
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tartlet.image.progress import Counter
 from tartlet.image.push_blobs import Destination, send_to_all
 from tartlet.image.push_plan import cuts_of, piece_size_for, regions
 from tartlet.image.source import DiskSource
+from tartlet.image.spool import Spool, spool_for
 from tartlet.image.transfer import encode_piece
 
 _STEPS_A_TURN = 8
@@ -43,9 +43,10 @@ async def push_disk(
     cuts = regions(disk.size, size, cuts_of([image.pieces for image in known]))
     flow = _Flow(disk, destinations, KnownLayers(known), counter, scratch, size)
     waiting = iter(cuts)
+    side_by_side = min(at_once, len(cuts))
     async with anyio.create_task_group() as tasks:
-        for _ in range(min(at_once, len(cuts))):
-            tasks.start_soon(flow.work, waiting)
+        for _ in range(side_by_side):
+            tasks.start_soon(flow.work, waiting, side_by_side)
     return [layer for region in cuts for layer in flow.layers[region.offset]]
 
 
@@ -66,11 +67,11 @@ class _Flow:
         self.layers: dict[int, list[Descriptor]] = {}
         """Of each region that is done, by its offset."""
 
-    async def work(self, waiting: Iterator[Region]) -> None:
-        """Do one region after the other."""
-        with tempfile.TemporaryFile(dir=self._scratch, buffering=0) as spool:
+    async def work(self, waiting: Iterator[Region], at_once: int) -> None:
+        """Do one region after the other, as `at_once` do at the same time."""
+        with spool_for(self._scratch, self._piece_size, at_once) as spool:
             for region in waiting:
-                self.layers[region.offset] = await self._kept(region) or await self._encoded(region, spool.fileno())
+                self.layers[region.offset] = await self._kept(region) or await self._encoded(region, spool)
 
     async def _kept(self, region: Region) -> list[Descriptor]:
         """The layer of another image that holds the region, when every repository has it now; else nothing."""
@@ -106,7 +107,7 @@ class _Flow:
             found = await to_thread.run_sync(_turn, steps)
         return found
 
-    async def _encoded(self, region: Region, spool: int) -> list[Descriptor]:
+    async def _encoded(self, region: Region, spool: Spool) -> list[Descriptor]:
         """Encode a region and send what it comes to. A foreign piece larger than ours is cut into ours."""
         layers: list[Descriptor] = []
         for offset in range(region.offset, region.end, self._piece_size):
@@ -118,7 +119,7 @@ class _Flow:
             layers.append(layer)
         return layers
 
-    async def _coded(self, region: Region, spool: int) -> tuple[Descriptor, BlobBytes]:
+    async def _coded(self, region: Region, spool: Spool) -> tuple[Descriptor, BlobBytes]:
         try:
             return await encode_piece(self._disk, region, spool)
         except OSError as exc:

@@ -14,13 +14,14 @@ import anyio
 from anyio import to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from tartlet.image.bodies import BlobBytes, from_file
+from tartlet.image.bodies import BlobBytes
 from tartlet.image.layers import PieceEncoder, Region, zero_blob, zero_layer
 from tartlet.image.layout import Piece
 from tartlet.image.manifest import Descriptor
 from tartlet.image.piece_writer import CorruptBlob, PieceWriter
 from tartlet.image.registry import Repository
 from tartlet.image.source import DiskSource
+from tartlet.image.spool import Spool
 from tartlet.image.upload import push_blob
 
 Progress = Callable[[int], None]
@@ -104,30 +105,27 @@ async def _send(repository: Repository, blob: Descriptor, sending: MemoryObjectS
 
 
 async def encode_piece(
-    source: DiskSource, region: Region, spool: int, *, progress: Progress = _ignored
+    source: DiskSource, region: Region, spool: Spool, *, progress: Progress = _ignored
 ) -> tuple[Descriptor, BlobBytes]:
-    """Turn a region of a disk into a layer and its bytes, which go to the file `spool` unless they are all zeros.
+    """Turn a region of a disk into a layer and its bytes, which go to `spool` unless they are all zeros.
 
-    The bytes can be read as long as `spool` is open. Raises FileTrouble, OSError.
+    The bytes can be read until `spool` takes the next ones. Raises FileTrouble, OSError.
     """
     zeros = await to_thread.run_sync(zero_layer, source, region)
     if zeros is not None:
         progress(region.size)
         return zeros, from_zeros(region.size)
-    encoder, at = PieceEncoder(source, region), 0
-    while written := await to_thread.run_sync(_turn, encoder, spool, at):
-        at += written
+    encoder = PieceEncoder(source, region)
+    await to_thread.run_sync(spool.clear)
+    while await to_thread.run_sync(_turn, encoder, spool):
         progress(encoder.take_done())
-    return encoder.descriptor, from_file(spool)
+    return encoder.descriptor, spool.blob()
 
 
-def _turn(encoder: PieceEncoder, spool: int, at: int) -> int:
+def _turn(encoder: PieceEncoder, spool: Spool) -> bool:
     parts = [part for part in (encoder.step() for _ in range(_STEPS_A_TURN)) if part]
-    rest = memoryview(b"".join(parts))
-    total = len(rest)
-    while rest:
-        rest = rest[os.pwrite(spool, rest, at + total - len(rest)) :]
-    return total
+    spool.add(parts)
+    return bool(parts)
 
 
 def from_zeros(size: int) -> BlobBytes:
@@ -148,7 +146,7 @@ async def push_piece(
     repository: Repository,
     source: DiskSource,
     region: Region,
-    spool: int,
+    spool: Spool,
     *,
     chunk_size: int = 0,
     mount_from: str | None = None,

@@ -25,7 +25,8 @@ from tartlet.hypervisor import state_file
 from tartlet.hypervisor.devices import GUEST_AGENT_PORT
 from tartlet.hypervisor.disk_options import parse_root_disk_options
 from tartlet.hypervisor.process import Process
-from tartlet.hypervisor.qmp import Event, Events, Monitor
+from tartlet.hypervisor.qmp import Monitor
+from tartlet.hypervisor.qmp_events import Event, Events
 from tartlet.hypervisor.root_disk import RootDisk
 from tartlet.hypervisor.state_file import SaveFailed
 from tartlet.network import record

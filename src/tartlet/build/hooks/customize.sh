@@ -9,6 +9,11 @@ inside() { chroot "$root" "$@"; }
 inside useradd --create-home --shell /bin/bash --comment Administrator --groups adm,sudo \
     --password '$6$tartlet$us9fOMdIx50eN557Eo5SFKFRLOv9dLK74ZVc4nsFpHBB6WZwovIo.t87rgX.IMWdt8Uj/TvsBOG0GPC5yhy0Z/' admin
 
+for package in "$root"/var/cache/tartlet/*.deb; do
+    inside dpkg --force-unsafe-io --install "${package#"$root"}" > /dev/null
+done
+rm -r "$root/var/cache/tartlet"
+
 inside systemctl --quiet enable systemd-networkd.service dhcp-by-mac.service ssh-host-keys.service \
     shared-folders.service
 if [ -e "$root/usr/lib/systemd/system/systemd-resolved.service" ] || [ -e "$root/lib/systemd/system/systemd-resolved.service" ]; then
