@@ -57,6 +57,7 @@ PUBLIC = {
         "bridged_interfaces",
     },
     "tartlet.network.refusals": {"Refusal"},
+    "tartlet.network.setup": {"SystemChange", "network_remove", "network_setup"},
     "tartlet.network.status": {"NetworkedVm", "SharedNetwork", "change_setting", "shared_networks"},
     "tartlet.settings": {"Settings"},
     "tartlet.version": {"__version__"},

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         bridged_interfaces,
     )
     from tartlet.network.refusals import Refusal
+    from tartlet.network.setup import SystemChange, network_remove, network_setup
     from tartlet.network.status import NetworkedVm, SharedNetwork, change_setting, shared_networks
     from tartlet.settings import Settings
     from tartlet.version import __version__
@@ -122,6 +123,7 @@ _MODULES = {
         "bridged_interfaces",
     ),
     "network.refusals": ("Refusal",),
+    "network.setup": ("SystemChange", "network_remove", "network_setup"),
     "network.status": ("NetworkedVm", "SharedNetwork", "change_setting", "shared_networks"),
     "settings": ("Settings",),
     "version": ("__version__",),
@@ -203,6 +205,7 @@ __all__ = [
     "Snapshot",
     "SnapshotExists",
     "SnapshotMissing",
+    "SystemChange",
     "TooLarge",
     "ToolFailed",
     "ToolMissing",
@@ -248,6 +251,8 @@ __all__ = [
     "log_in",
     "log_out",
     "move_pointer",
+    "network_remove",
+    "network_setup",
     "press_keys",
     "prune",
     "pull",
