@@ -2,7 +2,7 @@
 
 Each attempt runs in a forked child, so what it leaves behind is what a real death leaves: files, no clean-up. The work
 knows nothing of it: the interpreter tells the child of each call into the C modules that wrap the system's, and of each
-line of the program.
+line of those functions of the program that call the system themselves.
 """
 
 from __future__ import annotations
@@ -27,31 +27,34 @@ sendfile symlink truncate unlink utime waitpid write
 """Being killed before another one (read, close) leaves the same world as before the next of these."""
 
 
-def deaths(work: Callable[[], object], *, lines: bool = True) -> Iterator[int]:
+_BY_HAND = frozenset({"ctypes", "libc", "_libc"})
+"""A function that knows one of these names calls the system without a module in between."""
+
+
+def deaths(work: Callable[[], object]) -> Iterator[int]:
     """Run `work` again and again, killed one point later each time; gives the point's number after each death.
 
-    A point is a system call that changes something or takes time, and with `lines` each line of the program too, which
-    also finds calls that go through ctypes and takes much longer. Ends with the first attempt that reaches its end
+    A point is a system call that changes something or takes time. Ends with the first attempt that reaches its end
     alive; one that fails by itself is an error here. The caller puts the world back before asking for the next.
     """
     point = 1
-    while _dies_at(point, work, lines=lines):
+    while _dies_at(point, work):
         yield point
         point += 1
     assert point > 1, "the work has no point to die at"
 
 
-def _dies_at(point: int, work: Callable[[], object], *, lines: bool) -> bool:
+def _dies_at(point: int, work: Callable[[], object]) -> bool:
     child = os.fork()
     if child == 0:
-        _work_until(point, work, lines=lines)
+        _work_until(point, work)
     _, status = os.waitpid(child, 0)
     ended = os.waitstatus_to_exitcode(status)
     assert ended in (0, -signal.SIGKILL), f"the work failed by itself at point {point}, exit code {ended}"
     return ended == -signal.SIGKILL
 
 
-def _work_until(point: int, work: Callable[[], object], *, lines: bool) -> None:
+def _work_until(point: int, work: Callable[[], object]) -> None:
     reached, counted = 0, frozenset(_CALLS.split())
 
     def reach() -> None:
@@ -61,7 +64,8 @@ def _work_until(point: int, work: Callable[[], object], *, lines: bool) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def at_line(frame: FrameType, event: str, _: Any) -> Any:  # noqa: ANN401 - the shape sys.settrace asks for
-        if not frame.f_code.co_filename.startswith(_PROGRAM):
+        code = frame.f_code
+        if not code.co_filename.startswith(_PROGRAM) or _BY_HAND.isdisjoint(code.co_names + code.co_varnames):
             return None
         if event == "line":
             reach()
@@ -73,8 +77,7 @@ def _work_until(point: int, work: Callable[[], object], *, lines: bool) -> None:
 
     code = 0
     try:
-        if lines:
-            sys.settrace(at_line)
+        sys.settrace(at_line)
         sys.setprofile(at_call)
         work()
         sys.setprofile(None)

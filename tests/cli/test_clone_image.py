@@ -170,7 +170,7 @@ async def test_killed_at_any_moment_there_is_the_whole_vm_or_none(
     name = named(repository)
     await tart_beside(home, "pull", "--insecure", name)
     store, vm = VmStore(Home(home)), home / "vms" / "vm"
-    for point in deaths(lambda: clone_image(store, parse(name), "vm"), lines=False):
+    for point in deaths(lambda: clone_image(store, parse(name), "vm")):
         if vm.exists():
             assert same(flat(home, "vm", tmp_path / "flat.img"), disk), f"another disk after point {point}"
             assert origin.read(vm), f"no origin after point {point}"

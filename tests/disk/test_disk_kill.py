@@ -57,7 +57,7 @@ def test_a_clone_killed_at_any_point(tmp_path: Path, layers: int) -> None:
         target.mkdir()
 
     fresh()
-    for point in deaths(lambda: clone_disk(source, target, running=False, declared="raw"), lines=False):
+    for point in deaths(lambda: clone_disk(source, target, running=False, declared="raw")):
         points += 1
         lock = try_file_lock(source)
         assert lock is not None, f"still locked after point {point}"
@@ -84,7 +84,7 @@ def test_a_guest_that_runs_after_a_killed_freeze_keeps_what_it_writes(tmp_path: 
     source, target = tmp_path / "a", tmp_path / "b"
     run("cp", "-a", original, source)
     target.mkdir()
-    for point in deaths(lambda: clone_disk(source, target, running=False, declared="raw"), lines=False):
+    for point in deaths(lambda: clone_disk(source, target, running=False, declared="raw")):
         guest_writes(source, MIB, 65536, point % 255 + 1)
         seen = guest_sees(source)
         clone_disk(source, empty_folder(tmp_path / "c"), running=False)
@@ -102,7 +102,7 @@ def test_growing_killed_at_any_point(tmp_path: Path, layers: int) -> None:
     before = guest_sees(original)
     source = tmp_path / "a"
     run("cp", "-a", original, source)
-    for _ in deaths(lambda: grow_disk(source, 20 * MIB), lines=False):
+    for _ in deaths(lambda: grow_disk(source, 20 * MIB)):
         settled(source)
         assert guest_sees(source) in (before, before + bytes(8 * MIB))
         grow_disk(source, 20 * MIB)
@@ -124,7 +124,7 @@ def test_replacing_killed_at_any_point(tmp_path: Path, layers: int) -> None:
         replacement(image, tmp_path / "set-disk")
         replace_disk(source, tmp_path / "set-disk")
 
-    for _ in deaths(replaced, lines=False):
+    for _ in deaths(replaced):
         assert guest_sees(source) in (before, image.read_bytes())
         (tmp_path / "set-disk").unlink(missing_ok=True)
         shutil.rmtree(source)

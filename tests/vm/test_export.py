@@ -257,7 +257,7 @@ def test_killed_at_any_point_the_file_is_the_old_or_the_new(tmp_path: Path) -> N
     export(store, "tiny", target)
     whole = target.stat().st_size
     target.write_bytes(b"old")
-    for _ in deaths(lambda: export(store, "tiny", target), lines=False):
+    for _ in deaths(lambda: export(store, "tiny", target)):
         assert target.read_bytes() == b"old" or target.stat().st_size == whole
         target.write_bytes(b"old")
 
@@ -265,7 +265,7 @@ def test_killed_at_any_point_the_file_is_the_old_or_the_new(tmp_path: Path) -> N
 def test_killed_at_any_point_the_vm_is_whole_or_absent(tmp_path: Path) -> None:
     store, target = tiny(tmp_path), tmp_path / "vm.tvm"
     export(store, "tiny", target)
-    for _ in deaths(lambda: import_archive(store, target, "new"), lines=False):
+    for _ in deaths(lambda: import_archive(store, target, "new")):
         if os.path.lexists(store.folder("new").path):
             assert store.find("new").disk_path.read_bytes() == b"disk" * 50_000
             store.delete("new")

@@ -372,9 +372,7 @@ def test_killed_at_any_point_everything_is_whole_or_gone(tmp_path: Path) -> None
         return home
 
     home = fresh()
-    for _ in deaths(
-        lambda: (prune(VmStore(home), older_than=1), prune(VmStore(home), vms=True, budget=0)), lines=False
-    ):
+    for _ in deaths(lambda: (prune(VmStore(home), older_than=1), prune(VmStore(home), vms=True, budget=0))):
         for one in ImageCache(home).images():
             assert one.disk_path.read_bytes() == DATA
         for vm in VmStore(home).all():

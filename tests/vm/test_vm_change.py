@@ -177,7 +177,7 @@ def test_a_replacement_that_dies_leaves_one_disk_or_the_other(vm: VmFolder, tmp_
         subprocess.run(["cp", "-a", vm.path, spare], check=True)
         old, new = guest_sees(vm.path), raw.read_bytes()
         seen = set[bytes]()
-        for point in deaths(lambda path=image: change(store, "vm", Changes(cpu=2, disk=path)), lines=False):  # type: ignore[misc]
+        for point in deaths(lambda path=image: change(store, "vm", Changes(cpu=2, disk=path))):  # type: ignore[misc]
             content = run_would_show(vm, tmp_path / "flat")
             assert content in (old, new), f"after point {point}"
             seen.add(content)

@@ -82,7 +82,7 @@ def test_a_clone_that_dies_is_not_there_or_whole(tmp_path: Path, *, overlay: boo
         subprocess.run(["cp", "-a", original.home.root, store.home.root], check=True)
 
     fresh()
-    for point in deaths(lambda: cloning.clone(store, "source", "new"), lines=False):
+    for point in deaths(lambda: cloning.clone(store, "source", "new")):
         assert set(store.names()) - {"new"} == set(original.names()) - {"new"}
         source = store.open("source")
         assert guest_sees(source.path) == seen["source"], f"another disk after point {point}"

@@ -209,7 +209,7 @@ def killed_at_every_point(tmp_path: Path, *, restore: bool) -> Generator[tuple[V
 
     store = fresh()
     work = (lambda: tartlet.restore_snapshot(store, "source", "old")) if restore else (lambda: create(store, "new"))
-    for _ in deaths(work, lines=False):
+    for _ in deaths(work):
         scratch.collect(home / "tmp")
         yield store, store.folder("source"), old, last
         fresh()
