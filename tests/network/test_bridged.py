@@ -164,6 +164,27 @@ anyio.run(main)
     assert IPv4Address(done.stdout.strip()), done.stderr
 
 
+async def test_a_host_without_taps_says_so(lan: Lan) -> None:
+    script = f"""
+import sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]
+import anyio
+from tartlet.network.bridged import BridgingFailed
+from test_bridged import BRIDGE, bridged
+async def main():
+    try:
+        async with bridged(BRIDGE):
+            pass
+    except BridgingFailed as failed:
+        print(failed)
+anyio.run(main)
+"""
+    bare = "mount -t tmpfs tmpfs /dev && mknod /dev/null c 1 3"
+    words = ["unshare", "--mount", "sh", "-c", f'{bare} && exec "$@"', "sh", sys.executable, "-c", script]
+    done = await anyio.to_thread.run_sync(lan.host.run, *words)
+    assert done.stdout.strip() == f"--net-bridged={BRIDGE}: No such file or directory (/dev/net/tun)", done.stderr
+
+
 async def test_the_ear_hears_this_guest_only_and_no_probes(lan: Lan) -> None:
     async with bridged(BRIDGE) as (_, guest):
         (tap,) = lan.taps()

@@ -12,6 +12,9 @@ import pytest
 
 from lan_lab import BRIDGE, CARD, Lan, local_network
 from namespaces import Namespace, entered
+from tartlet.network import record
+from tartlet.vm.address import NoAddress
+from tartlet.vm.folder import VmFolder
 from vm_lab import Lab, kill, leaving_nobody, made, until
 
 pytestmark = [pytest.mark.needs_root]
@@ -47,6 +50,9 @@ def test_two_vms_reach_each_other_and_keep_their_addresses_through_a_suspension(
             assert lab.sh("ls /sys/class/net").split() == ["eth0", "eth1", "lo"]
             greeted_by_ssh(lan.host, mine)
             check_status(lab, mine, others)
+            forked = lab.tart("fork", "mini", "copy")
+            assert forked.code == 1
+            assert "several --net-bridged cards" in forked.err
             lab.done("suspend", "mini")
             until(lambda: lab.state() == "suspended", "mini to be suspended")
         with lab.running("mini", *BOTH):
@@ -80,6 +86,13 @@ def test_after_a_kill_nothing_stays(lan: Lan, lab: Lab, victim: str) -> None:
         assert len(lan.taps()) == 1
         kill(lab.supervisor() if victim == "supervisor" else lab.qemu(), signal.SIGKILL)
         until(lambda: lan.links() == before and not lab.vm().supervisor(), "everything to be gone")
+
+
+def test_where_the_address_is_not_known_the_agent_is_named(tmp_path: Path) -> None:
+    record.write(tmp_path, record.NetworkRecord(backend="bridged", address=None, interfaces=(BRIDGE,)))
+    unknown = NoAddress(VmFolder("mini", tmp_path), None, running=True, guest="linux")
+    assert "--wait 60" in str(unknown.hint)
+    assert "--resolver=agent" in str(unknown.hint)
 
 
 def test_the_interfaces_are_listed_without_a_vm_and_wrong_ones_refused_before_anything_starts(lab: Lab) -> None:

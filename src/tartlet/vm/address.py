@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 import anyio
 
 from tartlet.errors import UserError
+from tartlet.network import record
 from tartlet.network.resolve import Resolver, address_of
 from tartlet.vm.folder import VmFolder
 from tartlet.vm.model import VmState
@@ -25,7 +26,11 @@ class NoAddress(UserError):
             hints.append("this resolver needs a guest agent that runs inside the VM")
         if resolver is Resolver.ARP and guest == "linux":
             hints.append("not every Linux guest announces itself by ARP; try --resolver=agent")
-        self.hint = "; ".join(hints) or "wait for the guest to boot: --wait 60"
+        if not hints:
+            hints.append("wait for the guest to boot: --wait 60")
+            if _is_bridged(vm):
+                hints.append("a bridged guest has to be heard on its network, or to have an agent (--resolver=agent)")
+        self.hint = "; ".join(hints)
 
 
 async def wait_for_address(vm: VmFolder, resolver: Resolver | None, patience: float) -> IPv4Address:
@@ -46,6 +51,11 @@ async def wait_for_address(vm: VmFolder, resolver: Resolver | None, patience: fl
         if left <= 0:
             raise NoAddress(vm, resolver, running=running, guest=config.os)
         await anyio.sleep(min(left, _PAUSE))
+
+
+def _is_bridged(vm: VmFolder) -> bool:
+    known = record.read(vm.path)
+    return bool(known and known.interfaces)
 
 
 async def _ask(vm: VmFolder) -> IPv4Address | None:

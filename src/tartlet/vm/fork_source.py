@@ -72,6 +72,11 @@ def fork_options(options: RunOptions) -> RunOptions:
         raise CannotFork("the VM has a --disk that it may write to", "attach it read-only with :ro, or not at all")
     if options.dirs:
         raise CannotFork("the VM shares a folder with the host, which QEMU cannot save", "run it without --dir")
+    if len(options.net_bridged) > 1:
+        reason = (
+            "the VM has several --net-bridged cards, of which a fork's guest changes the first one's MAC address only"
+        )
+        raise CannotFork(reason, "run it with one")
     return replace(
         options,
         no_graphics=True,
