@@ -60,9 +60,9 @@ def keyrings_in(folder: Path) -> bytes:
 
 async def known(session: dict[str, str], host: str) -> Credentials | None:
     warned: list[str] = []
-    found = await CredentialSources(environment=session, warn=warned.append).find(host)
+    found = await CredentialSources(environment=session, warn=warned.append).first(host)
     assert warned == []
-    return found
+    return found[1] if found else None
 
 
 @pytest.mark.parametrize(

@@ -85,11 +85,16 @@ def test_a_local_vm_of_that_name_is_all_there_is_to_it(home: Path) -> None:
     assert tart(home, "pull", "debian") == Called(0, '"debian" is a local VM: there is nothing to pull\n', "")
 
 
-async def test_an_image_that_is_not_there_and_a_registry_that_does_not_answer(before: Front, home: Path) -> None:
+async def test_an_image_that_is_not_there_and_a_registry_without_tls(before: Front, home: Path) -> None:
     called = await tart_beside(home, "pull", "--insecure", f"{before.host}/no/such:one")
     assert called.code == 1
-    assert f"{before.host}/v2/no/such" in called.err
-    assert "Traceback" not in called.err
+    assert called.err.startswith(f"the registry has no image {before.host}/no/such:one: ")
+    assert "tart login" in called.err
+    no_tls = await tart_beside(home, "pull", f"{before.host}/no/such:one", "--format", "json")
+    assert no_tls.code == 1
+    assert no_tls.err.startswith(
+        f"cannot reach https://{before.host}/v2/no/such/manifests/one: it does not speak TLS\n"
+    )
 
 
 async def test_a_bad_line_is_mended(repository: Repository, disk: Path, before: Front, home: Path) -> None:

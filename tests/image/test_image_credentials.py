@@ -47,7 +47,8 @@ class Home:
 
     async def find(self, host: str, namespace: str = "", **environment: str) -> Credentials | None:
         sources = CredentialSources(environment={**self.environment, **environment}, warn=self.warnings.append)
-        return await sources.find(host, namespace)
+        found = await sources.first(host, namespace)
+        return found[1] if found else None
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from yarl import URL
 
 from tartlet.image.quirks import http_host
-from tartlet.image.registry_errors import BadAnswer, BadRegistryHost
+from tartlet.image.registry_errors import BadAnswer, BadProxy, BadRegistryHost
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def with_query(url: URL, text: str) -> URL:
 def proxy_for(url: URL, environment: Mapping[str, str]) -> str | None:
     """The proxy that the environment names for an address: `https_proxy`, `http_proxy`, `all_proxy`, but `no_proxy`.
 
-    Lower case wins over upper case, as in curl.
+    Lower case wins over upper case, and a proxy without a scheme is an HTTP proxy, as in curl. Raises BadProxy.
     """
 
     def value(name: str) -> str:
@@ -69,7 +69,18 @@ def proxy_for(url: URL, environment: Mapping[str, str]) -> str | None:
         name = name.strip("[]").removeprefix("*").lstrip(".").lower()
         if only_port == port and (not name or host == name or host.endswith(f".{name}")):
             return None
-    return value(f"{url.scheme}_proxy") or value("all_proxy") or None
+    proxy = value(f"{url.scheme}_proxy") or value("all_proxy")
+    return _proxy(proxy) if proxy else None
+
+
+def _proxy(text: str) -> str:
+    try:
+        proxy = URL(text if "://" in text else f"http://{text}")
+        if proxy.scheme in ("http", "https") and proxy.host and proxy.port:
+            return str(proxy)
+    except ValueError:
+        log.debug("a proxy of the environment is no address")
+    raise BadProxy(text.partition("://")[0] if "://" in text else "")
 
 
 def shown(url: URL) -> str:

@@ -16,6 +16,9 @@ from tartlet.image.secret import Credentials
 
 log = logging.getLogger(__name__)
 
+USERNAME, PASSWORD = "TART_REGISTRY_USERNAME", "TART_REGISTRY_PASSWORD"
+"""Variables that name who asks any registry, or only the one in `TART_REGISTRY_HOSTNAME`."""
+
 Warn = Callable[[str], None]
 
 
@@ -29,15 +32,13 @@ class CredentialSources:
     only: Credentials | None = None
     """Use these, and ask no source at all."""
 
-    async def find(self, host: str, namespace: str = "") -> Credentials | None:
-        """What to tell the registry `host` (with its port) about who asks for `namespace`; None means nobody."""
-        if self.only:
-            return self.only
-        found = await self.first(host, namespace)
-        return found[1] if found else None
-
     async def first(self, host: str, namespace: str = "") -> tuple[str, Credentials] | None:
-        """The first source that knows the registry, in words for the user, and what it knows."""
+        """What to tell the registry `host` (with its port) about who asks for `namespace`; None means nobody.
+
+        Before it the source that knows it, in words for the user.
+        """
+        if self.only:
+            return "", self.only
         sources: tuple[tuple[str, Callable[[], Awaitable[Credentials | None]]], ...] = (
             ("environment", lambda: from_environment(host, self.environment)),
             ("Docker and Podman files", lambda: auth_files.find(host, namespace, self.environment, self.warn)),
@@ -58,8 +59,8 @@ class CredentialSources:
 async def from_environment(host: str, environment: Mapping[str, str]) -> Credentials | None:
     """`TART_REGISTRY_USERNAME` and `_PASSWORD`, if both are set; only for `TART_REGISTRY_HOSTNAME` if that is set."""
     only = environment.get("TART_REGISTRY_HOSTNAME")
-    username = environment.get("TART_REGISTRY_USERNAME")
-    password = environment.get("TART_REGISTRY_PASSWORD")
+    username = environment.get(USERNAME)
+    password = environment.get(PASSWORD)
     if username is None or password is None or only not in (None, host):
         return None
     return Credentials(username, password)

@@ -9,7 +9,7 @@ from yarl import URL
 
 from tartlet.image.addresses import shown, with_query
 from tartlet.image.challenge import Challenge, preferred
-from tartlet.image.credentials import CredentialSources
+from tartlet.image.credentials import PASSWORD, USERNAME, CredentialSources
 from tartlet.image.pace import read_retry_after
 from tartlet.image.registry_errors import AuthenticationFailed, RegistryError
 from tartlet.image.secret import Credentials
@@ -31,7 +31,17 @@ class Authorizer:
         self._host, self._namespace = host, namespace
         self._challenge: Challenge | None = None
         self._credentials: Credentials | None = None
+        self._source = ""
         self._asked_sources = False
+
+    @property
+    def hint(self) -> str:
+        """What the user can do when the registry does not let in who asks."""
+        if not self._credentials:
+            return f"log in with `tart login {self._host}`, or set {USERNAME} and {PASSWORD}"
+        who = self._credentials.username or "the owner of a token"
+        where = f" from the {self._source}" if self._source else ""
+        return f"it was asked as {who}{where}; check that password, and what the account may do"
 
     async def header(self) -> str | None:
         """What to send with the next request; None as long as the registry has asked for nothing."""
@@ -58,7 +68,7 @@ class Authorizer:
 
     async def _who(self) -> Credentials | None:
         if not self._asked_sources:
-            self._credentials = await self._sources.find(self._host, self._namespace)
+            self._source, self._credentials = await self._sources.first(self._host, self._namespace) or ("", None)
             self._asked_sources = True
         return self._credentials
 
@@ -80,7 +90,7 @@ class Authorizer:
         return await self._ask("GET", url, headers, None)
 
     async def _ask(self, method: str, url: URL, headers: Mapping[str, str], form: bytes | None) -> Token:
-        attempts = Attempts(self._transport.pace, url)
+        attempts = Attempts(self._transport, url)
         if form is not None:
             headers = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
         while True:
@@ -97,9 +107,9 @@ class Authorizer:
                 await attempts.failed(exc)
 
     def _failure(self, url: URL, status: int, body: bytes) -> AuthenticationFailed:
-        who = f" to {self._credentials.username}" if self._credentials else ""
+        who = f" to {self._credentials.username}" if self._credentials and self._credentials.username else ""
         told = " ".join(body.decode(errors="replace").split())[:1000]
         return AuthenticationFailed(
             f"{shown(url)} gives no token{who} for {self._host}: {status}{' ' + told if told else ''}",
-            f"check the account's permissions, or log in anew: tart login {self._host}",
+            self.hint,
         )

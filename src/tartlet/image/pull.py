@@ -28,6 +28,7 @@ from tartlet.image.progress import Counter, TransferProgress, TransferReport, si
 from tartlet.image.pull_disk import disk_in_progress
 from tartlet.image.reference import ImageName
 from tartlet.image.registry import Repository
+from tartlet.image.registry_errors import ImageNotInRegistry, NotInRegistry
 from tartlet.image.reuse import LocalDisk, LocalPieces
 from tartlet.image.work import WorkFolder, claim
 from tartlet.units import MIB
@@ -73,8 +74,14 @@ def no_need(size: int) -> None:
 
 
 async def look_up(repository: Repository, name: ImageName) -> RemoteImage:
-    """What a name stands for in its registry now. Raises StackedImage, BadManifest, and what `Repository` raises."""
-    raw = await repository.manifest(name.reference)
+    """What a name stands for in its registry now.
+
+    Raises ImageNotInRegistry, StackedImage, BadManifest, and what `Repository` raises.
+    """
+    try:
+        raw = await repository.manifest(name.reference)
+    except NotInRegistry as exc:
+        raise ImageNotInRegistry(name, exc) from exc
     layout = flat_layout(read_manifest(raw), name)
     return RemoteImage(name=name, manifest=raw, digest=digest_of(raw), layout=layout)
 
@@ -95,7 +102,8 @@ async def pull(
     can be used again. `make_room` is called from a worker thread with the bytes that should be free.
 
     Ended early, by a failure, cancellation or a kill, it leaves a work folder with which the next pull goes on.
-    Raises StackedImage, BadManifest, NoSpace, FileTrouble, CorruptBlob, and what `Repository` raises; in groups too.
+    Raises ImageNotInRegistry, StackedImage, BadManifest, NoSpace, FileTrouble, CorruptBlob, and what `Repository`
+    raises; in groups too.
     """
     report(TransferProgress(f"pulling {name}"))
     remote = await look_up(repository, name)

@@ -120,7 +120,7 @@ class Repository:
         Close it (`contextlib.aclosing`) when it is not read to its end.
         """
         url, at = self.url(f"blobs/{blob.digest}"), start
-        attempts = Attempts(self.transport.pace, url)
+        attempts = Attempts(self.transport, url)
         while at < blob.size:
             try:
                 async with self.transport.pace.slot(), self._download(url, at) as (response, skip):
@@ -155,7 +155,7 @@ class Repository:
         size: int = 0,
     ) -> Reply:
         """A short answer, read completely, with retries."""
-        attempts = Attempts(self.transport.pace, url)
+        attempts = Attempts(self.transport, url)
         while True:
             try:
                 async with self.answer(
@@ -182,7 +182,10 @@ class Repository:
         """
         async with self._authorized(method, url, headers or {}, body, size) as response:
             if response.status not in expected:
-                raise await _unexpected(method, url, response)
+                failure = await _unexpected(method, url, response)
+                if failure.status in (401, 403):
+                    failure.hint = self._authorizer.hint
+                raise failure
             yield response
 
     @asynccontextmanager

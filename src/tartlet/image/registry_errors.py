@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 
 from tartlet.errors import UserError
 
 PREVIEW = 1000
 """Characters of an unexpected answer that an error shows."""
 
+PROXY_LOGIN = "the proxy wants to know who asks: write USER:PASSWORD@ before its name in `https_proxy`"
+
 _HINTS = {
-    401: "log in with `tart login`, or set TART_REGISTRY_USERNAME and TART_REGISTRY_PASSWORD",
-    403: "the account may not do this; check its permissions, or log in as another with `tart login`",
+    407: PROXY_LOGIN,
     413: "a proxy in front of the registry takes no bodies of this size; try `--chunk-size`",
     429: "the registry limits how much one may ask; wait, or log in to get a higher limit",
 }
@@ -24,8 +24,9 @@ class RegistryError(UserError):
     def __init__(
         self, method: str, url: str, status: int, body: bytes = b"", *, retry_after: float | None = None
     ) -> None:
-        told = _told(body)
-        super().__init__(f"the registry answered {method} {url} with {status}{': ' + told if told else ''}")
+        self.told = _told(body)
+        """What it says about that."""
+        super().__init__(f"the registry answered {method} {url} with {status}{': ' + self.told if self.told else ''}")
         self.hint = _HINTS.get(status)
         self.method, self.url, self.status = method, url, status
         self.retry_after = retry_after
@@ -34,6 +35,17 @@ class RegistryError(UserError):
 
 class NotInRegistry(RegistryError):
     """The registry does not have what was asked for (404)."""
+
+
+class ImageNotInRegistry(UserError):
+    """There is no image of that name."""
+
+    def __init__(self, name: object, answer: NotInRegistry) -> None:
+        told = f": {answer.told}" if answer.told else ""
+        super().__init__(
+            f"the registry has no image {name}{told}",
+            "check the name; registries also hide images that one has to log in for: tart login HOST",
+        )
 
 
 class BadRegistryHost(UserError):
@@ -45,17 +57,16 @@ class BadRegistryHost(UserError):
         self.host = host
 
 
-class RegistryUnreachable(UserError):
-    """No answer at all: no connection, no name, no valid certificate, or the connection broke."""
+class BadProxy(UserError):
+    """The environment names a proxy that cannot be used."""
 
-    def __init__(self, url: str, cause: BaseException) -> None:
-        reason = str(cause)
-        super().__init__(f"cannot reach {url}: {_why(cause)}", "check the registry's name and port, and the network")
-        if "CERTIFICATE_VERIFY_FAILED" in reason:
-            self.hint = "name its certificate authority in SSL_CERT_FILE"
-        elif "record layer" in reason.lower() or "WRONG_VERSION_NUMBER" in reason:
-            self.hint = "the registry speaks plain HTTP; use --insecure if you trust the network"
-        self.url = url
+    def __init__(self, scheme: str) -> None:
+        """What is shown of it is its scheme only: the rest may hold a password."""
+        kind = f"a {scheme} proxy" if scheme else "a proxy whose name makes no sense"
+        super().__init__(
+            f"the environment asks for {kind}, which cannot be used",
+            "name an HTTP proxy in `https_proxy` and `http_proxy`, or the registry in `no_proxy`",
+        )
 
 
 class AuthenticationFailed(UserError):
@@ -64,21 +75,6 @@ class AuthenticationFailed(UserError):
 
 class BadAnswer(UserError):
     """An answer that breaks the protocol."""
-
-
-def _why(cause: BaseException) -> str:
-    """What the system says where it said something; what the HTTP library makes of that has no news for a user."""
-    import socket
-    import ssl
-
-    if isinstance(cause, TimeoutError):
-        return "it did not answer in time"
-    system: object = getattr(cause, "os_error", None)
-    if isinstance(system, socket.gaierror):
-        return system.strerror or str(system)
-    if isinstance(system, OSError) and not isinstance(system, ssl.SSLError) and system.errno:
-        return os.strerror(system.errno)
-    return str(cause) or type(cause).__name__
 
 
 def _told(body: bytes) -> str:

@@ -20,7 +20,8 @@ from yarl import URL
 
 from tartlet.image.addresses import proxy_for, resolve, shown
 from tartlet.image.pace import ATTEMPTS, LONGEST_RETRY_AFTER, Pace, delay_before
-from tartlet.image.registry_errors import BadAnswer, RegistryError, RegistryUnreachable
+from tartlet.image.registry_errors import BadAnswer, RegistryError
+from tartlet.image.unreachable import RegistryUnreachable, stays_so
 from tartlet.version import __version__
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,10 @@ class Transport:
         self.pace = pace
         self.environment = environment
         self._session = session
+
+    def proxy_for(self, url: URL) -> str | None:
+        """The proxy that the environment names for an address. Raises BadProxy."""
+        return proxy_for(url, self.environment)
 
     @asynccontextmanager
     async def once(
@@ -116,7 +121,7 @@ class Transport:
             headers=sent,
             data=data,
             allow_redirects=False,
-            proxy=proxy_for(url, self.environment),
+            proxy=self.proxy_for(url),
             timeout=_timeout(STALL_SECONDS if body is None else COMMIT_SECONDS),
         )
         async with stalled.answer(request) as response:
@@ -174,8 +179,8 @@ class Attempts:
     while still delivers.
     """
 
-    def __init__(self, pace: Pace, url: URL) -> None:
-        self._pace, self._url, self._failures = pace, url, 0
+    def __init__(self, transport: Transport, url: URL) -> None:
+        self._transport, self._url, self._failures = transport, url, 0
 
     def progressed(self) -> None:
         """Something came through."""
@@ -189,14 +194,15 @@ class Attempts:
         last = self._failures + 1 >= ATTEMPTS
         if isinstance(cause, RegistryError):
             if cause.status in (429, 503):
-                self._pace.failed()
+                self._transport.pace.failed()
             if last or cause.status not in RETRIED or (cause.retry_after or 0) > LONGEST_RETRY_AFTER:
                 raise cause
             await self._wait(cause.retry_after, cause)
             return
-        self._pace.failed()
-        if last or _is_final(cause):
-            raise RegistryUnreachable(shown(self._url), cause) from cause
+        self._transport.pace.failed()
+        if last or stays_so(cause):
+            proxy = self._transport.proxy_for(self._url)
+            raise RegistryUnreachable(shown(self._url), cause, shown(URL(proxy)) if proxy else None) from cause
         await self._wait(None, cause)
 
     async def _wait(self, asked: float | None, why: object) -> None:
@@ -204,12 +210,6 @@ class Attempts:
         self._failures += 1
         log.debug("attempt %d at %s failed (%s); next in %.1f s", self._failures, shown(self._url), why, delay)
         await anyio.sleep(delay)
-
-
-def _is_final(cause: BaseException) -> bool:
-    """Whether the other side will speak no other way the next time: a wrong certificate, or no TLS at all."""
-    no_tls = isinstance(cause, aiohttp.ClientConnectorSSLError) and "WRONG_VERSION_NUMBER" in str(cause)
-    return no_tls or isinstance(cause, aiohttp.ClientConnectorCertificateError)
 
 
 def _timeout(read_seconds: float) -> aiohttp.ClientTimeout:

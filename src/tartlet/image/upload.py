@@ -26,7 +26,7 @@ async def push_blob(
     `chunk_size` bytes a request, 0 for all of them; `mount_from` names another repository of the same registry that has
     the blob. Raises as `Repository` does.
     """
-    attempts = Attempts(repository.transport.pace, repository.url("blobs/uploads/"))
+    attempts = Attempts(repository.transport, repository.url("blobs/uploads/"))
     pieces = allowed_chunk_size(repository.base.host or "", chunk_size)
     while True:
         if await repository.has_blob(blob.digest):
@@ -46,7 +46,7 @@ async def mount_blob(repository: Repository, digest: str, mount_from: str) -> bo
 
     Raises as `Repository` does.
     """
-    attempts = Attempts(repository.transport.pace, repository.url("blobs/uploads/"))
+    attempts = Attempts(repository.transport, repository.url("blobs/uploads/"))
     while True:
         try:
             location, _ = await _begun(repository, digest, mount_from)

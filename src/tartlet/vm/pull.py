@@ -41,8 +41,8 @@ async def pull(
     Pieces of the disk that any cached image or any VM of the home has are not fetched. `insecure`: plain HTTP.
     `at_once`: parallel downloads. `auto_prune`: cached entries are removed if the disk would not fit otherwise.
     Ended early, by whatever, it leaves what the next pull of the image goes on with.
-    Raises StackedImage, BadManifest, NoSpace, FileTrouble, CorruptBlob, RegistryUnreachable, RegistryError,
-    AuthenticationFailed; in groups too.
+    Raises ImageNotInRegistry, StackedImage, BadManifest, NoSpace, FileTrouble, CorruptBlob, RegistryUnreachable,
+    RegistryError, AuthenticationFailed; in groups too.
     """
     async with opened(insecure=insecure, at_once=at_once) as registries:
         repository = registries.repository(name.host, name.namespace)
