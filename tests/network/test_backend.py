@@ -109,7 +109,7 @@ async def test_a_guest_that_was_saved_with_a_card_of_the_shared_network_is_given
 
 
 def test_the_survey_names_every_backend() -> None:
-    assert [name for name, _ in backend.survey()] == ["userns", "passt", "slirp", "bridged"]
+    assert [name for name, _ in backend.survey()] == ["bridge", "userns", "passt", "slirp", "bridged"]
     assert dict(backend.survey())["slirp"] is None
 
 

@@ -72,7 +72,8 @@ def test_comments_and_other_settings_stay(file: Path) -> None:
         ("nat.mask", "255.0.255.0", "is no network mask"),
         ("dhcp.lease_time", "60", "from 120 on"),
         ("softnet.dhcp_lease_time", "soon", "is no number of seconds"),
-        ("backend", "bridge", "is none of auto"),
+        ("backend", "vmnet", "is none of auto"),
+        ("vms_per_user", "0", "no number from 1"),
     ],
 )
 def test_what_is_no_setting_is_refused_and_changes_nothing(file: Path, key: str, value: str, told: str) -> None:

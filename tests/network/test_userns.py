@@ -337,7 +337,7 @@ def test_a_kernel_without_taps_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 
 async def test_two_vms_with_one_mac_address_are_refused() -> None:
     async with Userns().attach(asking(1)):
-        with pytest.raises(MacTaken, match="another VM of this user runs with the MAC address") as caught:
+        with pytest.raises(MacTaken, match="another VM of this network runs with the MAC address") as caught:
             async with Userns().attach(asking(1)):
                 pass
         assert "--random-mac" in str(caught.value.hint)

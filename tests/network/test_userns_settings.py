@@ -80,8 +80,8 @@ async def test_a_network_that_nobody_chose_gives_way(inside_private_network: Nam
 
 
 def test_the_backend_can_be_chosen() -> None:
-    assert [one.name for one in backend.preferred("auto")] == ["userns", "passt", "slirp"]
-    assert [one.name for one in backend.preferred("slirp")] == ["slirp"]
+    assert [one.name for one in backend.preferred("auto")] == ["bridge", "userns", "passt", "slirp", "bridged"]
+    assert [one.name for one in backend.preferred("slirp")] == ["slirp", "bridged"]
 
 
 async def test_the_command_shows_and_changes_settings(inside_private_network: Namespace) -> None:

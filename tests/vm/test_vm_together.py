@@ -178,7 +178,7 @@ def test_twins_in_two_homes_of_one_user_do_not_run_under_one_address(suspended: 
     with leaving_nobody(), detached(suspended):
         called = again.tart("run", "mini", "--no-graphics", "--detach")
         assert called.code == 1
-        assert f"another VM of this user runs with the MAC address {mac(again, 'mini')}" in called.err
+        assert f"another VM of this network runs with the MAC address {mac(again, 'mini')}" in called.err
         assert "tart set NAME --random-mac" in called.err
         assert again.state() == "suspended"
         with afresh.running() as said:

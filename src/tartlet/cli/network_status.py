@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -17,7 +18,7 @@ from tartlet.network.status import NetworkedVm, SharedNetwork
 if TYPE_CHECKING:
     from tartlet.vm.bridged import BridgedVm
 
-_TITLES = ("Network", "Kind", "VM", "Address", "MAC", "Allow", "Block", "Revision", "Refused", "Forged")
+_TITLES = ("Network", "Backend", "Kind", "VM", "Address", "MAC", "Allow", "Block", "Revision", "Refused", "Forged")
 _NOTHING = "-"
 
 
@@ -27,7 +28,8 @@ _NOTHING = "-"
 def status(app: App, *, format_: str) -> None:
     """Show the settings of the network that VMs share, the VMs that run in it, and those that are bridged.
 
-    The addresses are the guests' own, inside the network. From this host a guest is reached by what tart ip prints.
+    The addresses are the guests' own. From this host a guest is reached by what tart ip prints, which is the same with
+    the backend bridge. Its network is shared by all users of this host: who is not root is shown his own VMs.
     Allow and Block count the rules in force. Refused counts the packets that they stopped, Forged those that bore
     another machine's address. What the filter of a VM in another home does is not told.
     """
@@ -54,7 +56,8 @@ def status(app: App, *, format_: str) -> None:
 @click.command("set", cls=Verb)
 @click.argument("key", metavar="<key>", help="Setting, as `tart network status` names it.")
 @click.argument("value", metavar="<value>", help="What it shall be from the next start of the network on.")
-def set_(*, key: str, value: str) -> None:
+@click.option("--system", is_flag=True, help="Of the networks that all users of this host share (backend bridge).")
+def set_(*, key: str, value: str, system: bool) -> None:
     """Change a setting of the network that VMs share, while none runs in it.
 
     The network has the address and the mask of nat, for --net-host those of host. The address may be that of the
@@ -64,19 +67,27 @@ def set_(*, key: str, value: str) -> None:
 
     from tartlet.network.status import change_setting
 
-    anyio.run(change_setting, key, value)
+    anyio.run(partial(change_setting, key, value, system=system))
 
 
 def _rows(one: SharedNetwork, filters: Mapping[str, FilterState]) -> list[tuple[str, ...]]:
     return [
-        (str(one.network), _kind(one), vm.name, str(vm.address), vm.mac, *_filter_cells(filters.get(vm.mac)))
+        (
+            str(one.network),
+            one.backend,
+            _kind(one),
+            vm.name,
+            str(vm.address),
+            vm.mac,
+            *_filter_cells(filters.get(vm.mac)),
+        )
         for vm in one.vms
     ]
 
 
 def _bridged_row(vm: BridgedVm) -> tuple[str, ...]:
     address = str(vm.address) if vm.address else _NOTHING
-    return (",".join(vm.interfaces), "bridged", vm.name, address, vm.mac, *_filter_cells(None))
+    return (",".join(vm.interfaces), "bridged", "bridged", vm.name, address, vm.mac, *_filter_cells(None))
 
 
 def _bridged(vm: BridgedVm) -> dict[str, object]:
@@ -99,8 +110,10 @@ def _document(one: SharedNetwork, filters: Mapping[str, FilterState]) -> dict[st
     return {
         "Network": str(one.network),
         "Gateway": str(one.gateway),
+        "Backend": one.backend,
         "Kind": _kind(one),
         "Capacity": one.capacity,
+        "Running": one.running,
         "VMs": [_vm_document(vm, filters.get(vm.mac)) for vm in one.vms],
     }
 

@@ -20,7 +20,7 @@ class NoAddressLeft(UserError):
 class MacTaken(UserError):
     """Two VMs with the same MAC address cannot be in one network."""
 
-    def __init__(self, mac: str, where: str = "of this user") -> None:
+    def __init__(self, mac: str, where: str = "of this network") -> None:
         super().__init__(f"another VM {where} runs with the MAC address {mac}")
         self.hint = "stop that VM, or give one of them a new one: tart set NAME --random-mac"
         self.mac = mac

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tartlet.network.filter_state import FilterState
 
 SSH = 22
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - where exposed ports are reached
 
 
 class NetworkMode(StrEnum):

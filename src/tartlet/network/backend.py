@@ -17,6 +17,7 @@ from tartlet.network.attachment import (
     ModeUnavailable,
     NetworkMode,
 )
+from tartlet.network.bridge import Bridge
 from tartlet.network.bridged import Bridged
 from tartlet.network.passt import Passt
 from tartlet.network.slirp import Slirp
@@ -52,7 +53,7 @@ class NetworkBackend(Protocol):
         ...
 
 
-BACKENDS: tuple[NetworkBackend, ...] = (Userns(), Passt(), Slirp(), Bridged())
+BACKENDS: tuple[NetworkBackend, ...] = (Bridge(), Userns(), Passt(), Slirp(), Bridged())
 """The best first; for bridged VMs there is one."""
 
 _OPTIONS = {
@@ -65,15 +66,18 @@ _OPTIONS = {
         "it needs the right to change the host's network, which root has, or qemu-bridge-helper for listed bridges",
     ),
     NetworkMode.HOST: ("--net-host", "it needs the backend slirp"),
-    NetworkMode.NAT: ("the default network", "it needs the backend userns, passt or slirp"),
+    NetworkMode.NAT: ("the default network", "it needs the backend bridge, userns, passt or slirp"),
 }
 
 
 def preferred(name: str) -> tuple[NetworkBackend, ...]:
     """The backends to choose from by the setting `backend`: the one of that name, or with `auto` all.
 
-    Bridged VMs are in no network of ours: the setting is not about them.
+    Bridged VMs are in no network of ours: the setting is not about them. Only who asks for `bridge` by name has the
+    host's network changed where nobody has set that up.
     """
+    if name == Bridge.name:
+        return (Bridge(on_demand=True), BACKENDS[-1])
     return tuple(backend for backend in BACKENDS if name in ("auto", backend.name) or backend.name == bridged.NAME)
 
 

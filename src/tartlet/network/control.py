@@ -33,7 +33,7 @@ from tartlet.network.control_requests import (
     lists_in,
     parsed,
 )
-from tartlet.network.filter import Filter
+from tartlet.network.filter import VmFilter
 from tartlet.network.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def adopted(descriptor: int) -> socket.socket:
 
 
 @asynccontextmanager
-async def controlled(descriptor: int | None, filter_: Filter, isolate: Isolate | None = None) -> AsyncGenerator[None]:
+async def controlled(descriptor: int | None, filter_: VmFilter, isolate: Isolate | None = None) -> AsyncGenerator[None]:
     """Serve the channel for the length of the block, or nothing without a descriptor. Raises BadControlDescriptor.
 
     Without `isolate` the policy cannot be changed to one with the other isolation.
@@ -88,7 +88,7 @@ async def controlled(descriptor: int | None, filter_: Filter, isolate: Isolate |
             yield
 
 
-async def serve(control: socket.socket, filter_: Filter, isolate: Isolate | None = None) -> None:
+async def serve(control: socket.socket, filter_: VmFilter, isolate: Isolate | None = None) -> None:
     """Answer requests until the peer closes its end; the policy that is then in force stays."""
     channel = _Channel(filter_, isolate)
     try:
@@ -99,7 +99,7 @@ async def serve(control: socket.socket, filter_: Filter, isolate: Isolate | None
 
 
 class _Channel:
-    def __init__(self, filter_: Filter, isolate: Isolate | None) -> None:
+    def __init__(self, filter_: VmFilter, isolate: Isolate | None) -> None:
         self._filter, self._isolate = filter_, isolate
 
     async def answer(self, line: bytes | None) -> bytes:

@@ -51,8 +51,8 @@ class Served:
     """Where the server's files are."""
     routed: bool
     """Whether guests are told a router and a name server; without them they reach the bridge's network only."""
-    upstream: IPv4Address | None = None
-    """Where names are asked for that are not of this network."""
+    upstream: IPv4Address | Path | None = None
+    """Where names are asked for that are not of this network: a server, or a file that tells some (resolv.conf(5))."""
 
     @property
     def gateway(self) -> IPv4Address:
@@ -82,7 +82,11 @@ class Dnsmasq:
 
     def reserve(self, reservations: Iterable[Reservation]) -> None:
         """Let these be all reservations from now on."""
-        self._hosts.write_text("".join(f"{line_for(reservation)}\n" for reservation in reservations))
+        first = dict[str, Reservation]()  # two users may have a VM of one name: the first is found by it
+        for one in (reservations := list(reservations)):
+            first.setdefault(one.name.lower(), one)
+        lines = [line_for(one, named=first[one.name.lower()] is one) for one in reservations]
+        self._hosts.write_text("".join(f"{line}\n" for line in lines))
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
 
@@ -97,11 +101,14 @@ class Dnsmasq:
 def configuration(served: Served, hosts: Path) -> str:
     """The server's whole configuration; it reads nothing else of the host's."""
     network, gateway = served.network, served.gateway
-    upstream = [f"server={served.upstream}"] if served.upstream else []
+    if isinstance(served.upstream, Path):
+        upstream = [f"resolv-file={served.upstream}"]
+    else:
+        upstream = ["no-resolv", "no-poll", *([f"server={served.upstream}"] if served.upstream else [])]
     options = [f"router,{gateway}", f"dns-server,{gateway}"] if served.routed else ["router", "dns-server"]
     lines = [
         "port=53", f"interface={served.bridge}", "except-interface=lo", "bind-interfaces",
-        "user=root", "group=", "pid-file=", "no-hosts", "no-resolv", "no-poll", *upstream,
+        "user=root", "group=", "pid-file=", "no-hosts", *upstream,
         "dhcp-authoritative", "dhcp-ignore-clid", "no-ping", "quiet-dhcp",
         f"dhcp-range={network.network_address},static,{network.netmask}",
         f"dhcp-hostsfile={hosts}", f"dhcp-leasefile={served.folder / served.bridge}.leases",
@@ -111,10 +118,10 @@ def configuration(served: Served, hosts: Path) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def line_for(reservation: Reservation) -> str:
+def line_for(reservation: Reservation, *, named: bool = True) -> str:
     """One line of the reservations: MAC, address, name where it can be one, lease time."""
     label = reservation.name.lower()
-    name = [label] if re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", label) else []
+    name = [label] if named and re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", label) else []
     return ",".join([reservation.mac, str(reservation.address), *name, f"{reservation.seconds}s"])
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import subprocess
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 from tartlet.errors import ToolFailed, ToolMissing
-from tartlet.network import links
+from tartlet.network import conntrack, links
 from tartlet.network.addresses import AddressBook
 from tartlet.network.dnsmasq import Dnsmasq, Reservation, Served
 from tartlet.network.links import Tap
-from tartlet.network.ruleset import base_table
+from tartlet.network.ruleset import TAP_PREFIX, base_table
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,37 +37,36 @@ class Fabric:
         self.served = served
         self.addresses = AddressBook(served.network)
         self._reserved: dict[IPv4Address, Reservation] = {}
-        links.make_bridge(served.bridge, IPv4Interface((served.gateway, served.network.prefixlen)))
+        self.number = links.make_bridge(served.bridge, IPv4Interface((served.gateway, served.network.prefixlen)))
+        """The bridge's own among all interfaces of the namespace, never given twice."""
         apply(base_rules(served))
         self.server = Dnsmasq(served)
 
-    def plug(self, vm: str, mac: str, *, tap: str, wish: IPv4Address | None, isolated: bool, lease: int) -> Plugged:
-        """Reserve an address and open a tap, whose guest is mute until the VM's own rules are there.
+    def plug(self, vm: str, mac: str, *, tap: Tap, wish: IPv4Address | None, isolated: bool, lease: int) -> Plugged:
+        """Reserve an address and make the tap a port, whose guest is mute until the VM's own rules are there.
 
         `isolated`: it exchanges nothing with other isolated guests. `lease`: seconds after which the guest asks again.
         Raises NoAddressLeft, MacTaken, ToolFailed, ToolMissing, OSError.
         """
         allotted = self.addresses.take(mac, wish)
+        plugged = Plugged(vm=vm, mac=mac, address=allotted.address, tap=tap)
         try:
-            opened = links.open_tap(tap)
-        except OSError:
-            self.addresses.give_back(allotted.address)
-            raise
-        plugged = Plugged(vm=vm, mac=mac, address=allotted.address, tap=opened)
-        try:
-            links.plug_in(tap, self.served.bridge, mac, isolated=isolated)
+            links.plug_in(tap.name, self.served.bridge, mac, isolated=isolated)
             if allotted.former:
                 self.server.forget(allotted.former, allotted.address)
             self._reserved[allotted.address] = Reservation(mac=mac, address=allotted.address, name=vm, seconds=lease)
             self.server.reserve(self._reserved.values())
         except BaseException:
             self.unplug(plugged)
-            os.close(opened.descriptor)
             raise
         return plugged
 
     def unplug(self, plugged: Plugged) -> None:
-        """The VM has ended, and its tap with it."""
+        """The VM has ended, and its tap with it. Its connections are forgotten before another VM gets the address."""
+        try:
+            conntrack.forget(plugged.address)
+        except OSError as exc:  # a kernel without this: the connections end by themselves, after some time
+            log.debug("connections of %s are not forgotten: %s", plugged.address, exc)
         self._reserved.pop(plugged.address, None)
         self.addresses.give_back(plugged.address)
 
@@ -83,19 +84,27 @@ class Fabric:
 
 
 def base_rules(served: Served) -> str:
-    """What holds for every guest of the bridge, in tables that end with the namespace and with nothing before.
+    """What holds for every guest of the bridge, in tables that belong to no process: they stand while guests live.
 
-    `base_table` gives tables an owner, whose death would take the guard away while guests live; here they need none.
-    What it leaves open and is closed here: the way from one guest to another by their router.
+    `base_table` gives tables an owner, whose death would take the guard away while guests live. What it leaves open
+    and is closed here: the way from one guest to another by their router. That is seen where frames leave the bridge
+    for the host: the rules for routed packets meet those from port to port too, where br_netfilter is loaded.
     """
     text = base_table(served.bridge, served.network, host_only=not served.routed).replace("flags owner;", "")
+    own = f"{served.gateway}, {served.network.broadcast_address}"
     return f"""{text}
-table inet tart_{served.bridge}_apart {{
-    chain between {{
-        type filter hook forward priority filter; policy accept;
-        iifname "{served.bridge}" oifname "{served.bridge}" drop
+table bridge tart_{served.bridge} {{
+    chain apart {{
+        type filter hook input priority filter; policy accept;
+        iifname "{TAP_PREFIX}*" ip daddr {served.network} ip daddr != {{ {own} }} drop
     }}
 }}"""
+
+
+def base_removal(bridge: str) -> str:
+    """Takes away the tables of `base_rules`, where they are."""
+    tables = f"inet tart_{bridge}", f"bridge tart_{bridge}"
+    return "\n".join(f"add table {table}\ndelete table {table}" for table in tables)
 
 
 def apply(rules: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
@@ -39,11 +39,40 @@ class Refused:
     """Which rule refuses them, as far as the policy that is in force now tells."""
 
 
+class VmFilter(Protocol):
+    """The filter of one VM, wherever it is held: by this process, or by one with rights on the host."""
+
+    @property
+    def plug(self) -> Plug:
+        """Where it stands."""
+        ...
+
+    @property
+    def policy(self) -> Policy | None:
+        """What is in force."""
+        ...
+
+    revision: str | None
+    """What whoever sets the policy over the control channel calls it."""
+
+    async def replace(self, policy: Policy) -> None:
+        """Put another policy into force, between one packet and the next. Raises UserError."""
+        ...
+
+    async def refused(self) -> list[Refused]:
+        """The destinations that the policy has refused. Raises UserError."""
+        ...
+
+    async def hits(self) -> dict[str, int]:
+        """How many frames were dropped, by reason. Raises UserError."""
+        ...
+
+
 class Filter:
     """The filter of one VM. Its policy can be replaced any number of times."""
 
     def __init__(self, rules: Rules, plug: Plug, in_force: InForce) -> None:
-        self.plug = plug
+        self._plug = plug
         self.revision: str | None = None
         """What whoever replaces the policy calls the one in force."""
         self._rules, self._in_force = rules, in_force
@@ -52,6 +81,11 @@ class Filter:
         """When an address of a name is to be forgotten, on the monotonic clock."""
         self._seen: tuple[str, int] = ("", 0)
         self._refused: list[Refused] = []
+
+    @property
+    def plug(self) -> Plug:
+        """Where it stands."""
+        return self._plug
 
     @property
     def policy(self) -> Policy | None:

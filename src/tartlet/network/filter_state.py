@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tartlet.network.filter import Filter
+from tartlet.network.filter import VmFilter
 
 _FORGED = ("foreign_mac", "false_arp", "foreign_source")
 _REFUSED = "refused_packets"
@@ -34,7 +34,7 @@ class FilterState:
         return self.dropped.get(_REFUSED, 0)
 
 
-async def state_of(filter_: Filter) -> FilterState:
+async def state_of(filter_: VmFilter) -> FilterState:
     """Ask the kernel; some milliseconds. Raises RulesRefused, NetworkLost."""
     policy = filter_.policy
     return FilterState(

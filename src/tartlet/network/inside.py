@@ -40,6 +40,17 @@ class Inside:
         """End the thread. The namespace stands as long as its descriptor, which is the caller's now, or a process."""
         self._thread.shutdown()
 
+    async def done(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for an event loop, which goes on meanwhile. It is waited for even when the task is cancelled."""
+        import asyncio
+
+        import anyio
+
+        future = self._thread.submit(work, *args, **kwargs)
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([asyncio.wrap_future(future)])
+        return future.result()
+
 
 def cover(folder: Path) -> None:
     """Hide `folder` under an empty file system in memory. The process must be in a mount namespace of its own.

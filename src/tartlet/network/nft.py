@@ -30,6 +30,8 @@ _NOWHERE = "/nowhere/tart-is-done"
 After the line that names it come one with the command and one that points into it.
 """
 
+_AGAIN = "the guest has no network any more: run the VM again"
+
 
 class RulesRefused(UserError):
     """nft or the kernel did not take a transaction: nothing of it is in force."""
@@ -78,6 +80,8 @@ class Rules:
         # Shielded: an answer that nobody waits for any more would be taken for the next one's.
         with anyio.CancelScope(shield=True):
             async with self._turn:
+                if self._memory < 0:
+                    raise NetworkLost("the rules of the VM's network are gone", _AGAIN)
                 self._write(text)
                 told, objects = "", list[dict[str, Any]]()
                 await self._send(f'include "/proc/self/fd/{self._memory}"\ninclude "{_NOWHERE}"\n'.encode())
@@ -90,6 +94,13 @@ class Rules:
                     told += line if found is None else ""
                     objects += found or []
         raise _ended(await self._process.wait())
+
+    async def close(self) -> None:
+        """End the process. Whoever asks for something afterwards, or waits for an answer, gets NetworkLost."""
+        await _stop(self._process)
+        async with self._turn:  # the number of the file may be another one's when it is closed
+            os.close(self._memory)
+            self._memory = -1
 
     def _write(self, text: str) -> None:
         os.ftruncate(self._memory, 0)
@@ -125,13 +136,15 @@ async def kernel_rules(enter: Sequence[str] = ()) -> AsyncGenerator[Rules]:
     memory = os.memfd_create("tart-rules", os.MFD_CLOEXEC)
     try:
         process = await _started([*enter, program(), "--interactive", "--json"], memory)
-        try:
-            yield Rules(process, memory)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await _stop(process)
-    finally:
+    except BaseException:
         os.close(memory)
+        raise
+    rules = Rules(process, memory)
+    try:
+        yield rules
+    finally:
+        with anyio.CancelScope(shield=True):
+            await rules.close()
 
 
 def program() -> str:
@@ -176,5 +189,5 @@ def _objects(line: str) -> list[dict[str, Any]] | None:
 def _ended(status: int) -> NetworkLost:
     return NetworkLost(
         f"nft, which holds the rules of the VM's network, ended with status {status}",
-        "the guest has no network any more: run the VM again",
+        _AGAIN,
     )

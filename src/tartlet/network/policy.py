@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from tartlet.errors import InvalidArgument
+from tartlet.network.attachment import AttachRequest, NetworkMode
 from tartlet.network.dns_answers import covers
 from tartlet.network.targets import Ports, Target, Way, targets
 
@@ -201,6 +202,20 @@ class Rules:
             key=lambda default: default[0].prefixlen,
         )
         return Decision(passes=passes, rule=f"default: {network} is {'open' if passes else 'private'}")
+
+
+def policy_for(request: AttachRequest) -> Policy | None:
+    """The policy of a VM: None lets everything pass. Raises InvalidArgument.
+
+    A host-only VM has one too: its gateway also has the addresses of other networks, and serves DNS there.
+    """
+    match request.mode:
+        case NetworkMode.SOFTNET:
+            return Policy.parse(request.allow, request.block, request.expose)
+        case NetworkMode.HOST:
+            return Policy()
+        case _:
+            return None
 
 
 def _elements(text: str | None) -> list[str]:

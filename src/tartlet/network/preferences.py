@@ -15,10 +15,14 @@ from tartlet.errors import FileTrouble, InvalidArgument, UserError
 from tartlet.host.files import write_whole
 from tartlet.host.paths import made
 
-BACKENDS = ("auto", "userns", "passt", "slirp")
+BACKENDS = ("auto", "bridge", "userns", "passt", "slirp")
+SYSTEM_FILE = Path("/etc/tartlet/network.toml")
+"""The settings of the networks that all users share; only root writes it."""
+
 NAT_ADDRESS, HOST_ADDRESS = "192.168.64.1", "192.168.128.1"
 _MASK = "255.255.255.0"
 _WIDEST, _NARROWEST = 16, 29
+_MOST_VMS = 65_000
 _SHORTEST_LEASE, _LONGEST_LEASE = 120, 2**31
 """Seconds; dnsmasq makes shorter ones longer."""
 
@@ -40,6 +44,8 @@ class Preferences:
     host: IPv4Network | None = None
     lease_seconds: int = 86_400
     softnet_lease_seconds: int = 600
+    vms_per_user: int = 32
+    """In the host's own network; heeded in the system's file only."""
 
 
 def file_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -90,6 +96,7 @@ def shown(preferences: Preferences) -> dict[str, str]:
         "host.mask": str(host.netmask) if host else _MASK,
         "dhcp.lease_time": str(preferences.lease_seconds),
         "softnet.dhcp_lease_time": str(preferences.softnet_lease_seconds),
+        "vms_per_user": str(preferences.vms_per_user),
     }
 
 
@@ -135,6 +142,7 @@ def _preferences(values: Mapping[str, str]) -> Preferences:
         host=_network(values, "host", HOST_ADDRESS),
         lease_seconds=int(values.get("dhcp.lease_time", 86_400)),
         softnet_lease_seconds=int(values.get("softnet.dhcp_lease_time", 600)),
+        vms_per_user=int(values.get("vms_per_user", 32)),
     )
 
 
@@ -177,6 +185,12 @@ def _seconds(key: str, text: str) -> str:
     return text
 
 
+def _count(key: str, text: str) -> str:
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_VMS:
+        raise InvalidArgument(f"{key}: '{text}' is no number from 1 to {_MOST_VMS}")
+    return text
+
+
 def _backend(key: str, text: str) -> str:
     if text not in BACKENDS:
         raise InvalidArgument(f"{key}: '{text}' is none of {', '.join(BACKENDS)}")
@@ -191,6 +205,7 @@ KEYS: Mapping[str, Callable[[str, str], str]] = {
     "host.mask": _mask,
     "dhcp.lease_time": _seconds,
     "softnet.dhcp_lease_time": _seconds,
+    "vms_per_user": _count,
 }
 """Each setting and what makes TOML of its value; raises InvalidArgument."""
 

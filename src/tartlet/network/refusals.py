@@ -19,7 +19,7 @@ import anyio
 
 from tartlet.errors import UserError
 from tartlet.host.bounded_log import first_byte, shorten
-from tartlet.network.filter import Filter, Refused
+from tartlet.network.filter import Refused, VmFilter
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def read(line: str | bytes) -> Refusal:
 
 
 @asynccontextmanager
-async def recorded(filter_: Filter, path: Path | None) -> AsyncGenerator[None]:
+async def recorded(filter_: VmFilter, path: Path | None) -> AsyncGenerator[None]:
     """Append what the filter refuses to the log at `path` for the length of the block; None: nothing is recorded."""
     if path is None:
         yield
@@ -80,13 +80,13 @@ async def recorded(filter_: Filter, path: Path | None) -> AsyncGenerator[None]:
                     await _look(filter_, book)
 
 
-async def _keep(filter_: Filter, book: _Book) -> None:
+async def _keep(filter_: VmFilter, book: _Book) -> None:
     while True:
         await _look(filter_, book)
         await anyio.sleep(EVERY)
 
 
-async def _look(filter_: Filter, book: _Book) -> None:
+async def _look(filter_: VmFilter, book: _Book) -> None:
     try:
         found = await filter_.refused()
     except UserError as exc:  # whoever owns the filter sees its loss too, and ends the run

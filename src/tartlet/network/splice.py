@@ -13,10 +13,13 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import ExitStack, contextmanager, suppress
+from ipaddress import IPv4Address
 
 import anyio
+
+from tartlet.network.loopback import PortTaken
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,7 @@ Reach = Callable[[], Awaitable[socket.socket]]
 AT_ONCE = 100
 """Connections to one VM. Each takes six descriptors of the 1024 that a process usually has; further ones wait."""
 
+_BACKLOG = 64
 _ROOM = 1 << 18
 """Bytes that a pipe holds, and that move at once at most. The pipes of an ordinary user share 64 MiB."""
 
@@ -41,6 +45,42 @@ async def serve(listener: socket.socket, reach: Reach, room: anyio.Semaphore) ->
         while True:
             await room.acquire()
             tasks.start_soon(_carried, await _accepted(listener), reach, room)
+
+
+@contextmanager
+def listening(doors: Iterable[tuple[str, int, int]]) -> Generator[list[tuple[socket.socket, int]]]:
+    """Listen at addresses and ports for the length of the block; gives each socket with the port of the guest that it
+    leads to. Raises PortTaken."""
+    with ExitStack() as held:
+        yield [(held.enter_context(_listener(address, port)), guest_port) for address, port, guest_port in doors]
+
+
+async def connected(address: IPv4Address, port: int, own: socket.socket | None = None) -> socket.socket:
+    """`own`, or a new socket of this namespace, connected to a port of a guest. Raises OSError, and it is closed."""
+    guest = own or socket.socket()
+    try:
+        guest.setblocking(False)
+        guest.connect_ex((str(address), port))
+        await anyio.wait_writable(guest)
+        if number := guest.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(number, os.strerror(number))  # noqa: TRY301 - that is how a socket tells it
+    except BaseException:
+        guest.close()
+        raise
+    return guest
+
+
+def _listener(address: str, port: int) -> socket.socket:
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(_BACKLOG)
+    except OSError as exc:
+        listener.close()
+        raise PortTaken(address, port, exc) from exc
+    listener.setblocking(False)
+    return listener
 
 
 async def _accepted(listener: socket.socket) -> socket.socket:

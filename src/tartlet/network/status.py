@@ -7,8 +7,11 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from tartlet.errors import UserError
-from tartlet.network import line, preferences
+from tartlet.network import host_line, keepers, line, preferences
+from tartlet.network.host_line import NAME as HOSTS
 from tartlet.network.userns import NAME
+
+_QUESTION = {"do": "status"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +28,17 @@ class NetworkedVm:
 class SharedNetwork:
     """A network that stands because VMs run in it."""
 
+    backend: str
+    """`userns` for one of this user's own, `bridge` for the host's, which its users share."""
     network: IPv4Network
     gateway: IPv4Address
     capacity: int
     """VMs that can run in it at once."""
     host_only: bool
+    running: int
+    """VMs in it, those of other users too."""
     vms: tuple[NetworkedVm, ...]
+    """This user's; root sees those of everybody."""
 
 
 class NetworkInUse(UserError):
@@ -45,28 +53,44 @@ class NetworkInUse(UserError):
 
 async def shared_networks() -> tuple[SharedNetwork, ...]:
     """The networks of this user's VMs that stand now; none without a VM in them. Raises BackendUnusable."""
-    told = await line.asked(NAME, {"do": "status"})
-    return tuple(_network(one) for one in told["networks"]) if told else ()
+    return (*await _own_networks(), *await _hosts_networks())
 
 
-async def change_setting(key: str, value: str) -> None:
+async def change_setting(key: str, value: str, *, system: bool = False) -> None:
     """Write a setting of the networks, while no VM runs in one.
 
-    Raises InvalidArgument, NetworkInUse, PreferencesBroken, FileTrouble.
+    `system`: of those that the users of this host share, which only root may. Raises InvalidArgument, NetworkInUse,
+    PreferencesBroken, FileTrouble, BackendUnusable.
     """
     preferences.check(key, value)
-    names = sorted(vm.name for network in await shared_networks() for vm in network.vms)
+    networks = await (_hosts_networks() if system else _own_networks())
+    names = sorted(vm.name for network in networks for vm in network.vms)
     if names:
         raise NetworkInUse(names)
-    preferences.change(key, value)
+    preferences.change(key, value, preferences.SYSTEM_FILE if system else None)
 
 
-def _network(told: dict[str, Any]) -> SharedNetwork:
+async def _own_networks() -> list[SharedNetwork]:
+    told = await line.asked(NAME, _QUESTION)
+    return [_network(NAME, one) for one in told["networks"]] if told else []
+
+
+async def _hosts_networks() -> list[SharedNetwork]:
+    found: list[SharedNetwork] = []
+    for keeper in (host_line.by_socket(), host_line.on_demand()):
+        told = await keepers.asked(keeper, _QUESTION)
+        found += [_network(HOSTS, one) for one in told["networks"]] if told else []
+    return found
+
+
+def _network(backend: str, told: dict[str, Any]) -> SharedNetwork:
     vms = (NetworkedVm(name=vm["name"], mac=vm["mac"], address=IPv4Address(vm["address"])) for vm in told["vms"])
     return SharedNetwork(
+        backend=backend,
         network=IPv4Network(told["network"]),
         gateway=IPv4Address(told["gateway"]),
         capacity=int(told["capacity"]),
         host_only=bool(told["host_only"]),
+        running=int(told.get("running", len(told["vms"]))),
         vms=tuple(vms),
     )

@@ -11,8 +11,8 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address
@@ -23,6 +23,7 @@ import anyio
 from tartlet.host.beside import beside
 from tartlet.network import dnsmasq, links, loopback, pasta, splice
 from tartlet.network.attachment import (
+    EVERYWHERE,
     Attachment,
     AttachRequest,
     Cable,
@@ -34,10 +35,10 @@ from tartlet.network.control import controlled
 from tartlet.network.filter import filtered
 from tartlet.network.filter_state import state_of
 from tartlet.network.line import Line, Place, joined
-from tartlet.network.loopback import Doorway, PortTaken
+from tartlet.network.loopback import Doorway
 from tartlet.network.name_watch import names_watched
 from tartlet.network.nft import Rules, kernel_rules
-from tartlet.network.policy import Policy
+from tartlet.network.policy import Policy, policy_for
 from tartlet.network.record import NetworkRecord
 from tartlet.network.refusals import recorded
 
@@ -63,9 +64,6 @@ _FORBIDDEN = (
 )
 """Settings under /proc/sys, the value that forbids an ordinary user his own namespaces, and what ends that."""
 
-_BACKLOG = 64
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - where exposed ports are reached
-
 
 class Userns:
     """The shared network in a namespace of its own."""
@@ -90,12 +88,12 @@ class Userns:
         Raises BackendUnusable, BadControlDescriptor, InvalidArgument (a rule of the policy), MacTaken, NoFreeAddress,
         PortTaken, RulesRefused.
         """
-        policy, keep = _policy(request), request.keep
+        policy, keep = policy_for(request), request.keep
         async with AsyncExitStack() as held:
             door = held.enter_context(
                 loopback.doorway(request.mac, preferred=keep.address if keep else None, more=request.forwards)
             )
-            doors = held.enter_context(_listening(_doors(door, request, policy)))
+            doors = held.enter_context(splice.listening(_doors(door, request, policy)))
             isolated = policy is None or policy.isolated
             line, place = await held.enter_async_context(joined(NAME, request, isolated=isolated))
             rules = await held.enter_async_context(kernel_rules(place.entering))
@@ -121,17 +119,6 @@ class Userns:
                 notes=tuple(note for note in (door.note, _moved(request, place)) if note),
                 filter_state=partial(state_of, standing),
             )
-
-
-def _policy(request: AttachRequest) -> Policy | None:
-    """A host-only VM has a policy too: its gateway also has the addresses of other networks, and serves DNS there."""
-    match request.mode:
-        case NetworkMode.SOFTNET:
-            return Policy.parse(request.allow, request.block, request.expose)
-        case NetworkMode.HOST:
-            return Policy()
-        case _:
-            return None
 
 
 def _forbidden() -> Lack | None:
@@ -165,42 +152,9 @@ def _doors(door: Doorway, request: AttachRequest, policy: Policy | None) -> list
     return [*own, *((EVERYWHERE, one.port, one.guest_port) for one in exposed)]
 
 
-@contextmanager
-def _listening(doors: Iterable[tuple[str, int, int]]) -> Generator[list[tuple[socket.socket, int]]]:
-    with ExitStack() as held:
-        yield [(held.enter_context(_listener(address, port)), guest_port) for address, port, guest_port in doors]
-
-
-def _listener(address: str, port: int) -> socket.socket:
-    listener = socket.socket()
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
-        listener.listen(_BACKLOG)
-    except OSError as exc:
-        listener.close()
-        raise PortTaken(address, port, exc) from exc
-    listener.setblocking(False)
-    return listener
-
-
 async def _reached(line: Line, address: IPv4Address, port: int) -> socket.socket:
     """A connection to a port of the guest. Raises OSError."""
-    guest = await line.new_socket()
-    try:
-        guest.setblocking(False)
-        guest.connect_ex((str(address), port))
-        await anyio.wait_writable(guest)
-        _check_connected(guest)
-    except BaseException:
-        guest.close()
-        raise
-    return guest
-
-
-def _check_connected(guest: socket.socket) -> None:
-    if number := guest.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-        raise OSError(number, os.strerror(number))
+    return await splice.connected(address, port, await line.new_socket())
 
 
 def _moved(request: AttachRequest, place: Place) -> str | None:

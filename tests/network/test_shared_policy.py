@@ -1,4 +1,4 @@
-"""Softnet's policy, host-only networks and isolation, without privileges on the host."""
+"""Softnet's policy, host-only networks and isolation, in a network of a namespace and in the host's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,15 @@ import anyio.to_thread
 import dns.message
 import pytest
 
+from host_networks import processes
 from leftovers import process_ids
 from namespaces import UPLINK_ADDRESS
 from tap_guest import ACK, TapGuest, arp_frame, udp_frame
 from tartlet.errors import InvalidArgument
+from tartlet.network.addresses import MacTaken
 from tartlet.network.attachment import Attachment, AttachRequest, BackendUnusable, NetworkMode
+from tartlet.network.backend import NetworkBackend
+from tartlet.network.bridge import Bridge
 from tartlet.network.loopback import PortTaken
 from tartlet.network.refusals import logged
 from tartlet.network.userns import Userns
@@ -34,10 +38,12 @@ GATEWAY, NEIGHBOUR_GATEWAY = "192.168.64.1", "192.168.128.1"
 PORT = 9998
 
 
-@pytest.fixture(autouse=True)
-def usable() -> None:
-    if lack := Userns().lacking():
+@pytest.fixture(params=[Userns(), Bridge(on_demand=True)], ids=["userns", "bridge"], autouse=True)
+def backend(request: pytest.FixtureRequest) -> NetworkBackend:
+    made: NetworkBackend = request.param
+    if lack := made.lacking():
         pytest.skip(lack.reason)
+    return made
 
 
 def asking(
@@ -48,9 +54,9 @@ def asking(
 
 
 @asynccontextmanager
-async def guest(request: AttachRequest) -> AsyncGenerator[tuple[Attachment, TapGuest]]:
+async def guest(backend: NetworkBackend, request: AttachRequest) -> AsyncGenerator[tuple[Attachment, TapGuest]]:
     """A guest that has its address."""
-    async with Userns().attach(request) as attachment:
+    async with backend.attach(request) as attachment:
         tap = TapGuest(descriptor=attachment.cables[0].descriptors[0], mac=bytes.fromhex(request.mac.replace(":", "")))
         answer = tap.leased()
         assert answer is not None
@@ -89,19 +95,21 @@ def echo() -> Generator[None]:
         (NetworkMode.HOST, None, None, False),
     ],
 )
-async def test_what_a_guest_reaches(mode: NetworkMode, allow: str | None, block: str | None, outside: bool) -> None:
+async def test_what_a_guest_reaches(
+    backend: NetworkBackend, mode: NetworkMode, allow: str | None, block: str | None, outside: bool
+) -> None:
     router = NEIGHBOUR_GATEWAY if mode is NetworkMode.HOST else GATEWAY
     with echo():
-        async with guest(asking(1, mode, allow, block)) as (attachment, tap):
+        async with guest(backend, asking(1, mode, allow, block)) as (attachment, tap):
             own = str(attachment.record.guest_address)
             assert tap.hardware_of(own, router) is not None
             assert tap.reaches(own, router, UPLINK_ADDRESS, PORT, within=2 if outside else 0.5) is outside
 
 
 @pytest.mark.parametrize("mode", [NetworkMode.NAT, NetworkMode.SOFTNET])
-async def test_a_guest_that_pretends_to_be_another_is_not_heard(mode: NetworkMode) -> None:
+async def test_a_guest_that_pretends_to_be_another_is_not_heard(backend: NetworkBackend, mode: NetworkMode) -> None:
     with echo():
-        async with guest(asking(1, mode, "192.0.2.0/24")) as (attachment, tap):
+        async with guest(backend, asking(1, mode, "192.0.2.0/24")) as (attachment, tap):
             own = str(attachment.record.guest_address)
             assert not tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT, within=0.5, source="192.168.64.200")
             assert tap.hardware_of("192.168.64.200", GATEWAY) is None
@@ -118,8 +126,10 @@ async def test_a_guest_that_pretends_to_be_another_is_not_heard(mode: NetworkMod
     ],
     ids=["nat", "softnet-nat", "softnet-open", "host"],
 )
-async def test_guests_meet_only_where_both_are_open(first: AttachRequest, second: AttachRequest, meet: bool) -> None:
-    async with guest(first) as (one, sender), guest(second) as (other, hearer):
+async def test_guests_meet_only_where_both_are_open(
+    backend: NetworkBackend, first: AttachRequest, second: AttachRequest, meet: bool
+) -> None:
+    async with guest(backend, first) as (one, sender), guest(backend, second) as (other, hearer):
         own, target = str(one.record.guest_address), str(other.record.guest_address)
         sender.send(arp_frame(sender.mac, 1, own, target))
         assert any(frame[6:12] == sender.mac for frame in hearer.frames(0.5)) is meet
@@ -131,21 +141,24 @@ async def test_guests_meet_only_where_both_are_open(first: AttachRequest, second
         assert not any(frame[23:24] == b"\x11" for frame in hearer.frames(0.3))
 
 
-async def test_an_exposed_port_is_there_for_everybody_who_reaches_the_host() -> None:
+async def test_an_exposed_port_is_there_for_everybody_who_reaches_the_host(backend: NetworkBackend) -> None:
     request = asking(1, NetworkMode.SOFTNET, expose="8022:22")
-    async with guest(request) as (attachment, tap):
-        with socket.create_connection((UPLINK_ADDRESS, 8022), timeout=5):
-            own = bytes(int(part) for part in str(attachment.record.guest_address).split("."))
-            asked = await anyio.to_thread.run_sync(lambda: [frame for frame in tap.frames(2) if frame[38:42] == own])
-        assert asked  # the network looks for the guest to carry the connection on
-        with pytest.raises(PortTaken, match="8022"):
-            async with Userns().attach(asking(2, NetworkMode.SOFTNET, expose="8022:80")):
+    async with guest(backend, request) as (attachment, tap):
+        own = bytes(int(part) for part in str(attachment.record.guest_address).split("."))
+        for address in (UPLINK_ADDRESS, "127.0.0.1"):
+            with socket.socket() as client:
+                client.setblocking(False)
+                client.connect_ex((address, 8022))
+                found = await anyio.to_thread.run_sync(lambda: [one for one in tap.frames(1.5) if one[38:42] == own])
+                assert found  # the network looks for the guest to carry the connection on
+        with pytest.raises((PortTaken, BackendUnusable), match="8022"):
+            async with backend.attach(asking(2, NetworkMode.SOFTNET, expose="8022:80")):
                 pass
 
 
-async def test_what_a_guest_is_refused_is_written_down(tmp_path: Path) -> None:
+async def test_what_a_guest_is_refused_is_written_down(backend: NetworkBackend, tmp_path: Path) -> None:
     request = replace(asking(1, NetworkMode.SOFTNET, block="8.0.0.0/8"), refusals=tmp_path / "refusals.log")
-    async with guest(request) as (attachment, tap):
+    async with guest(backend, request) as (attachment, tap):
         own = str(attachment.record.guest_address)
         assert not tap.reaches(own, GATEWAY, "8.8.8.8", 443, within=0.1)
         assert not tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT, within=0.1)
@@ -156,9 +169,12 @@ async def test_what_a_guest_is_refused_is_written_down(tmp_path: Path) -> None:
     }
 
 
-async def test_a_host_only_guest_gets_no_answers_from_the_dns_of_another_network() -> None:
+async def test_a_host_only_guest_gets_no_answers_from_the_dns_of_another_network(backend: NetworkBackend) -> None:
     asked = dns.message.make_query("tiny1.tart.internal", "A").to_wire()
-    async with guest(asking(2, NetworkMode.NAT)), guest(asking(1, NetworkMode.HOST)) as (attachment, tap):
+    async with (
+        guest(backend, asking(2, NetworkMode.NAT)),
+        guest(backend, asking(1, NetworkMode.HOST)) as (attachment, tap),
+    ):
         own = str(attachment.record.guest_address)
         router = tap.hardware_of(own, NEIGHBOUR_GATEWAY)
         assert router is not None
@@ -166,9 +182,9 @@ async def test_a_host_only_guest_gets_no_answers_from_the_dns_of_another_network
         assert not [frame for frame in tap.frames(0.5) if frame[36:38] == (5555).to_bytes(2, "big")]
 
 
-async def test_questions_for_names_are_answered_while_only_names_are_allowed() -> None:
+async def test_questions_for_names_are_answered_while_only_names_are_allowed(backend: NetworkBackend) -> None:
     asked = dns.message.make_query("tiny1.tart.internal", "A")
-    async with guest(asking(1, NetworkMode.SOFTNET, "github.com", "0.0.0.0/0")) as (attachment, tap):
+    async with guest(backend, asking(1, NetworkMode.SOFTNET, "github.com", "0.0.0.0/0")) as (attachment, tap):
         own = str(attachment.record.guest_address)
         router = tap.hardware_of(own, GATEWAY)
         assert router is not None
@@ -179,33 +195,35 @@ async def test_questions_for_names_are_answered_while_only_names_are_allowed() -
         assert [line.split()[-1] for records in answer.answer for line in records.to_text().splitlines()] == [own]
 
 
-async def test_a_rule_that_is_none_is_wrong_usage() -> None:
+async def test_a_rule_that_is_none_is_wrong_usage(backend: NetworkBackend) -> None:
     with pytest.raises(InvalidArgument):
-        async with Userns().attach(asking(1, NetworkMode.SOFTNET, allow="10.0.0.5")):
+        async with backend.attach(asking(1, NetworkMode.SOFTNET, allow="10.0.0.5")):
             pass
 
 
-async def test_without_its_rules_a_guest_is_mute_and_its_run_ends() -> None:
+async def test_without_its_rules_a_guest_is_mute_and_its_run_ends(backend: NetworkBackend) -> None:
     with echo():
-        async with guest(asking(1, NetworkMode.SOFTNET, "192.0.2.0/24")) as (attachment, tap):
+        async with guest(backend, asking(1, NetworkMode.SOFTNET, "192.0.2.0/24")) as (attachment, tap):
             own = str(attachment.record.guest_address)
             assert tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT)
-            (rules,) = (pid for pid in process_ids() if is_child(pid, os.getpid()) and b"nft" in words_of(pid))
+            parent = processes().get("process", os.getpid())
+            (rules,) = (pid for pid in process_ids() if is_child(pid, parent) and b"/nft\0" in words_of(pid))
             os.kill(rules, signal.SIGKILL)
             with anyio.fail_after(5):
                 assert "nft" in str(await attachment.lost())
-            assert tap.hardware_of(own, GATEWAY) is None
-            assert not tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT, within=0.5)
+            with suppress(OSError):  # the host's network takes the tap away too
+                assert tap.hardware_of(own, GATEWAY) is None
+                assert not tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT, within=0.5)
 
 
-async def test_an_unusable_network_is_no_reason_to_filter_less() -> None:
-    async with Userns().attach(asking(1, NetworkMode.NAT)):
-        with pytest.raises(BackendUnusable):
-            async with Userns().attach(asking(1, NetworkMode.SOFTNET)):
+async def test_an_unusable_network_is_no_reason_to_filter_less(backend: NetworkBackend) -> None:
+    async with backend.attach(asking(1, NetworkMode.NAT)):
+        with pytest.raises(MacTaken):
+            async with backend.attach(asking(1, NetworkMode.SOFTNET)):
                 pass
 
 
-async def test_the_policy_is_replaced_over_the_control_channel_while_the_guest_runs() -> None:
+async def test_the_policy_is_replaced_over_the_control_channel_while_the_guest_runs(backend: NetworkBackend) -> None:
     ours, theirs = socket.socketpair()
     ours.settimeout(5)
     request = replace(asking(1, NetworkMode.SOFTNET), control_descriptor=theirs.detach())
@@ -219,8 +237,8 @@ async def test_the_policy_is_replaced_over_the_control_channel_while_the_guest_r
 
     with echo(), ours:
         async with (
-            guest(request) as (attachment, tap),
-            guest(asking(2, NetworkMode.SOFTNET, "0.0.0.0/0")) as (_, other),
+            guest(backend, request) as (attachment, tap),
+            guest(backend, asking(2, NetworkMode.SOFTNET, "0.0.0.0/0")) as (_, other),
         ):
             own = str(attachment.record.guest_address)
             assert not tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT, within=0.5)

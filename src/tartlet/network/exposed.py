@@ -1,0 +1,52 @@
+"""Ports of the host that lead to a guest by its own address: who may have which, and that nobody has them already."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+from tartlet.network.attachment import EVERYWHERE
+from tartlet.network.loopback import PortTaken
+from tartlet.network.requests import NotAllowed
+
+_FIRST_UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
+
+class ExposedPorts:
+    """Those of all guests."""
+
+    def __init__(self) -> None:
+        self._taken = set[int]()
+
+    @contextmanager
+    def taken(self, ports: Iterable[int], owner: int) -> Generator[None]:
+        """Ports for the length of the block. They are not listened on: the kernel leads packets for them elsewhere.
+
+        A user may have what he could listen on himself. Raises NotAllowed, PortTaken.
+        """
+        new = set(ports)
+        for port in sorted(new):
+            self._check(port, owner)
+        self._taken |= new
+        try:
+            yield
+        finally:
+            self._taken -= new
+
+    def _check(self, port: int, owner: int) -> None:
+        if owner and port < (first := int(_FIRST_UNPRIVILEGED.read_text())):
+            raise NotAllowed(
+                f"port {port} cannot be exposed: ports below {first} are for root",
+                "expose another one, or sysctl net.ipv4.ip_unprivileged_port_start=" + str(port),
+            )
+        if port in self._taken:
+            raise PortTaken(EVERYWHERE, port, OSError(0, "another VM exposes it"))
+        with socket.socket() as probe:
+            try:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((EVERYWHERE, port))
+                probe.listen(1)
+            except OSError as exc:
+                raise PortTaken(EVERYWHERE, port, exc) from exc
