@@ -105,6 +105,18 @@ def unused_port(lab: Lab) -> int:
     return int(lab.network.run(sys.executable, "-c", script).stdout)
 
 
+def test_the_root_grows_when_the_disk_does(debian: Lab) -> None:
+    def size() -> int:
+        return int(debian.sh("df --output=size --block-size=1M / | tail -1", "debian"))
+
+    before = size()
+    debian.done("set", "debian", "--disk-size", "20")
+    until(lambda: size() > 18_000, "the root to grow", within=60)
+    assert before < 10_000
+    assert "grew from" in debian.done("exec", "--user", "root", "debian", "journalctl", "--unit", "tart-agent")
+    assert "No errors detected" in debian.sh("sudo sfdisk --verify /dev/vda", "debian")
+
+
 STATUS = "dpkg-query -W -f '${db:Status-Abbrev}' tart-agent || true"
 
 

@@ -54,6 +54,7 @@ _COMMON = (
     "cloud-init",
     "curl",
     "dbus",
+    "fdisk",
     "initramfs-tools",
     "iproute2",
     "iputils-ping",

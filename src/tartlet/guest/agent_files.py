@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tartlet.guest.tart_agent import FILE, PACKAGED_FILE, PORT
+from tartlet.guest.tart_agent import FILE, GROW_ROOT, PACKAGED_FILE, PORT
+
+GROWER = f"/usr/local/{GROW_ROOT}"
+"""Where the program that grows the root is copied to."""
 
 _UDEV_RULE = f"""\
 # A machine with the port has the agent running.
@@ -53,7 +56,8 @@ start_pre() {{
 def copied() -> dict[str, bytes]:
     """Paths in the guest and contents where the files are copied in, for systemd and for OpenRC."""
     return {
-        FILE: program(),
+        FILE: _source("tart_agent"),
+        GROWER: _source("grow_root"),
         "/etc/systemd/system/tart-agent.service": (_UNIT % FILE).encode(),
         "/etc/udev/rules.d/60-tart-agent.rules": _UDEV_RULE.encode(),
         "/etc/init.d/tart-agent": _OPENRC_SCRIPT.encode(),
@@ -63,7 +67,8 @@ def copied() -> dict[str, bytes]:
 def packaged() -> dict[str, bytes]:
     """The same where they come as a package, for systemd."""
     return {
-        PACKAGED_FILE: program(),
+        PACKAGED_FILE: _source("tart_agent"),
+        f"/usr/{GROW_ROOT}": _source("grow_root"),
         "/usr/lib/systemd/system/tart-agent.service": (_UNIT % PACKAGED_FILE).encode(),
         "/usr/lib/udev/rules.d/60-tart-agent.rules": _UDEV_RULE.encode(),
     }
@@ -74,6 +79,5 @@ def executable(content: bytes) -> bool:
     return content.startswith(b"#!")
 
 
-def program() -> bytes:
-    """The agent itself."""
-    return Path(__file__).with_name("tart_agent.py").read_bytes()
+def _source(module: str) -> bytes:
+    return Path(__file__).with_name(f"{module}.py").read_bytes()

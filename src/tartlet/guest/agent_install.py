@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 
 from tartlet.errors import ToolMissing, UserError
-from tartlet.guest.agent_files import copied
+from tartlet.guest.agent_files import GROWER, copied
 from tartlet.guest.agent_package import agent_package
 from tartlet.guest.agents import Kind
 from tartlet.guest.channel import connect
@@ -48,6 +48,7 @@ if packaged; then
     exit 0
 fi
 put {FILE} 755
+put {GROWER} 755
 if [ -d /run/systemd/system ]; then
     put /etc/udev/rules.d/60-tart-agent.rules 644
     put /etc/systemd/system/tart-agent.service 644

@@ -39,6 +39,8 @@ FILE = "/usr/local/sbin/tart-agent"
 """Where this file is in a guest it was copied into."""
 PACKAGED_FILE = "/usr/sbin/tart-agent"
 """Where it is in a guest that has it as a package."""
+GROW_ROOT = "lib/tart-agent/grow-root"
+"""Where the program is that grows the root, from the parent of this file's folder."""
 MACHINE_FILE = "/var/lib/tart-agent/machine"
 """Remembers which machine this system was on."""
 
@@ -59,6 +61,8 @@ HELLO, PART, OPEN, INPUT, OUTPUT, ERRORS, CREDIT, RESIZE, END, CANCEL, PING, PON
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_USER = "admin"
 
+NETLINK_KOBJECT_UEVENT = 15
+
 _SMALLEST_READ = 4096
 _BACKLOG = 128 << 10
 """Bytes that wait for the port before outputs are left where they are."""
@@ -77,8 +81,9 @@ def frame(kind: int, channel: int, payload: bytes = b"") -> bytes:
 class Agent:
     """The port and the commands of the session on it."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, grower: RootGrower | None = None) -> None:
         os.set_blocking(port, False)
+        self._grower = grower
         self._port = port
         self._read = bytearray()
         self._to_write = bytearray()
@@ -101,6 +106,10 @@ class Agent:
             poll.register(self._wake, select.POLLIN)
             poll.register(self._port, select.POLLIN | (select.POLLOUT if self._to_write else 0))
             waiting: dict[int, Callable[[], None]] = {}
+            if self._grower is not None:
+                self._grower.go_on()
+                poll.register(self._grower.news, select.POLLIN)
+                waiting[self._grower.news.fileno()] = self._grower.hear
             for command in self._commands.values():
                 for descriptor, mask, act in command.interests(len(self._to_write) < _BACKLOG):
                     poll.register(descriptor, mask)
@@ -247,6 +256,8 @@ class Agent:
                 return
             if pid == 0:
                 return
+            if self._grower is not None:
+                self._grower.ended(pid)
             for command in self._commands.values():
                 if command.pid == pid:
                     command.status = status
@@ -280,6 +291,42 @@ class Agent:
     def _terminate(self, *_: object) -> None:
         self._drop()
         sys.exit(0)
+
+
+class RootGrower:
+    """Has the root grown to the end of its disk: at the start, and when the kernel tells that a disk is larger now."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self._wanted = os.path.exists(program)
+        self._pid = 0
+        self.news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT)
+        self.news.bind((0, 1))
+
+    def hear(self) -> None:
+        """Take one thing that the kernel tells of its devices."""
+        try:
+            larger = b"RESIZE=1" in self.news.recv(8192).split(b"\0")
+        except BlockingIOError:
+            return
+        except OSError:  # it told more than there was room for
+            larger = True
+        self._wanted = (self._wanted or larger) and os.path.exists(self._program)
+
+    def go_on(self) -> None:
+        """Start the program when it is wanted, one at a time. What it says goes where this agent's errors go."""
+        if self._wanted and not self._pid:
+            self._wanted = False
+            null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+            try:
+                self._pid = os.posix_spawn(self._program, [self._program], os.environ, file_actions=[null])
+            except OSError as exc:
+                sys.stderr.write(f"tart-agent: {self._program}: {exc.strerror}\n")
+
+    def ended(self, pid: int) -> None:
+        """A child has ended."""
+        if pid == self._pid:
+            self._pid = 0
 
 
 class Refused(Exception):
@@ -832,7 +879,8 @@ def main(words: list[str]) -> int:
     except OSError as exc:
         sys.stderr.write(f"tart-agent: {exc.filename}: {exc.strerror}\n")
         return 1
-    Agent(port).serve()
+    prefix = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    Agent(port, None if words else RootGrower(os.path.join(prefix, GROW_ROOT))).serve()
     return 0
 
 
