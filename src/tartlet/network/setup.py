@@ -140,6 +140,11 @@ def _readable_by_all() -> Generator[None]:
         os.umask(before)
 
 
+def is_installed(root: Path = HOST) -> bool:
+    """Whether `network_setup` has been here, and `network_remove` has not."""
+    return within(root, MANIFEST).exists()
+
+
 def _steps(users: Iterable[str], program: Path, root: Path, *, by_sudo: bool) -> list[Step]:
     accounts: list[Step] = [Group(name=files.ACCOUNT, root=root)]
     if not by_sudo:

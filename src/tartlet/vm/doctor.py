@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tartlet.errors import UserError
+from tartlet.errors import ToolMissing, UserError
 from tartlet.host.locks import try_file_lock
 from tartlet.hypervisor import accel, firmware, qemu
 from tartlet.units import human_size
@@ -49,6 +49,7 @@ def examine(store: VmStore, name: str | None = None) -> list[Finding]:
         _accelerator(),
         *_qemu(),
         *_network(),
+        *_firewalls(),
         _shared_folders(),
         _space(store),
         *_left_overs(store),
@@ -106,6 +107,26 @@ def _network() -> Iterator[Finding]:
             text=f"{name}: {lacks.reason if lacks else 'usable'}",
             hint=lacks.hint if lacks else None,
         )
+
+
+def _firewalls() -> Iterator[Finding]:
+    """Of interest where VMs may be in the host's own network only."""
+    from tartlet.network import firewalls
+    from tartlet.network.host_rules import RulesUnreadable
+    from tartlet.network.setup import is_installed
+
+    if not is_installed():
+        return
+    topic = "firewalls"
+    try:
+        found = firewalls.obstacles()
+    except (RulesUnreadable, ToolMissing) as exc:
+        yield Finding(topic=topic, verdict=Verdict.NOTE, text=str(exc), hint=exc.hint)
+        return
+    for one in found:
+        yield Finding(topic=topic, verdict=Verdict.NOTE, text=one.text, hint="; ".join(one.remedy))
+    if not found:
+        yield Finding(topic=topic, verdict=Verdict.OK, text="none stands in the way of VMs in this host's network")
 
 
 def _shared_folders() -> Finding:
