@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lan_lab import BRIDGE, CARD, Lan, local_network
+from lan_lab import BRIDGE, CARD, MTU, Lan, local_network
 from namespaces import Namespace, entered
 from tartlet.network import record
 from tartlet.vm.address import NoAddress
@@ -47,7 +47,7 @@ def test_two_vms_reach_each_other_and_keep_their_addresses_through_a_suspension(
         with lab.running("mini", *BOTH):
             mine = address(lab)
             assert address(lab, "mini", "--resolver=arp") == address(lab, "mini", "--resolver=agent") == mine
-            assert lab.sh("ls /sys/class/net").split() == ["eth0", "eth1", "lo"]
+            assert lab.sh("cd /sys/class/net; ls; cat eth?/mtu").split() == ["eth0", "eth1", "lo", str(MTU), str(MTU)]
             greeted_by_ssh(lan.host, mine)
             check_status(lab, mine, others)
             forked = lab.tart("fork", "mini", "copy")

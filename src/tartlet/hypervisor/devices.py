@@ -81,6 +81,8 @@ class NetworkCard:
     index: int = 0
     inherited: tuple[int, ...] = ()
     """Descriptors that `netdev` speaks of."""
+    mtu: int | None = None
+    """The longest packet of its network, which the guest is told; None leaves it at Ethernet's."""
 
     def words(self) -> list[str]:
         most = _MORE_DISKS - _MORE_CARDS
@@ -91,13 +93,13 @@ class NetworkCard:
         cable = f"{kind},id=net{self.index}" + (f",{options}" if options else "")
         # Without a boot ROM the firmware does not try the network before it gives up on the disks.
         card = f"virtio-net-pci,id=card{self.index},netdev=net{self.index},mac={self.mac},romfile=,addr={place:#x}"
-        return ["-netdev", cable, "-device", card]
+        return ["-netdev", cable, "-device", card + (f",host_mtu={self.mtu}" if self.mtu else "")]
 
     def descriptors(self) -> tuple[int, ...]:
         return self.inherited
 
     def shape(self) -> str:
-        return f"network card {self.index}"
+        return f"network card {self.index}" + (f" with packets of {self.mtu} bytes" if self.mtu else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

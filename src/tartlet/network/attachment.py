@@ -82,6 +82,8 @@ class Cable:
     """What follows QEMU's `-netdev`, without an id: `socket,fd=9`."""
     descriptors: tuple[int, ...] = ()
     """Descriptors that `netdev` speaks of; QEMU inherits them under the same numbers."""
+    mtu: int | None = None
+    """Bytes of the longest packet that it carries, where that is less than Ethernet's and the guest must know."""
 
 
 async def nothing_more() -> AsyncGenerator[NetworkRecord]:

@@ -35,6 +35,9 @@ NAME = "bridged"
 _NET_ADMIN = 12
 """CAP_NET_ADMIN of linux/capability.h."""
 
+_ETHERNET = 1500
+"""Bytes of the longest packet that every guest reckons with."""
+
 _OWN_STATUS = Path("/proc/self/status")
 _VHOST = Path("/dev/vhost-net")
 
@@ -108,7 +111,11 @@ async def _as_heard(link: BridgedLink, record: NetworkRecord) -> AsyncGenerator[
 
 def _cable(link: BridgedLink) -> Cable:
     vhost = "on" if os.access(_VHOST, os.R_OK | os.W_OK) else "off"
-    return Cable(netdev=f"tap,fd={link.cable},vhost={vhost}", descriptors=link.descriptors)
+    return Cable(
+        netdev=f"tap,fd={link.cable},vhost={vhost}",
+        descriptors=link.descriptors,
+        mtu=link.mtu if link.mtu < _ETHERNET else None,
+    )
 
 
 def _linked(name: str, mac: str) -> BridgedLink:
@@ -118,7 +125,7 @@ def _linked(name: str, mac: str) -> BridgedLink:
         return _by_own_rights(interface, mac)
     helper = _helper()
     if helper and interface.kind is InterfaceKind.BRIDGE:
-        return BridgedLink(cable=bridge_helper.port_of(helper, interface.name))
+        return BridgedLink(cable=bridge_helper.port_of(helper, interface.name), mtu=interface.mtu)
     raise BridgingRefused(interface)
 
 

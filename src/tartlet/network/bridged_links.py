@@ -38,6 +38,8 @@ class BridgedLink:
 
     cable: int
     """The tap or macvtap, for QEMU."""
+    mtu: int
+    """Bytes of the longest packet on the network."""
     shelter: int | None = None
     """The namespace that a macvtap is in. QEMU holds it too, so that the link lasts as long as either."""
     ear: socket.socket | None = None
@@ -74,7 +76,7 @@ def _port_of(bridge: HostInterface, mac: str) -> BridgedLink:
             "ip", "link", "set", "dev", tap.name, "address", f"fe{mac[2:]}", "mtu", str(bridge.mtu),
             "master", bridge.name, "up", timeout=_PATIENCE,
         )  # fmt: skip
-        link = BridgedLink(cable=tap.descriptor, ear=ear.opened(tap.name, mac))
+        link = BridgedLink(cable=tap.descriptor, mtu=bridge.mtu, ear=ear.opened(tap.name, mac))
         undo.pop_all()
         return link
 
@@ -95,7 +97,8 @@ def _on_top_of(card: HostInterface, mac: str) -> BridgedLink:
         cable = macvtap_node.opened(number, announced)
         undo.callback(os.close, cable)
         inside.do(_up, card.name, mac)
-        link = BridgedLink(cable=cable, shelter=inside.descriptor, ear=inside.do(ear.opened, _MACVTAP, mac))
+        heard = inside.do(ear.opened, _MACVTAP, mac)
+        link = BridgedLink(cable=cable, mtu=card.mtu, shelter=inside.descriptor, ear=heard)
         undo.pop_all()
         return link
 

@@ -66,7 +66,13 @@ def _former(vm: VmFolder, *, forked: bool) -> record.NetworkRecord | None:
 def cards(attachment: Attachment, mac: str) -> list[NetworkCard]:
     """A card for each cable. The first has the VM's MAC address, the others have ones derived from it."""
     return [
-        NetworkCard(mac=card_mac(mac, index), netdev=cable.netdev, index=index, inherited=cable.descriptors)
+        NetworkCard(
+            mac=card_mac(mac, index),
+            netdev=cable.netdev,
+            index=index,
+            inherited=cable.descriptors,
+            mtu=cable.mtu,
+        )
         for index, cable in enumerate(attachment.cables)
     ]
 
