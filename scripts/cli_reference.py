@@ -1,7 +1,5 @@
 """Write docs/reference/cli.md from the command itself: .venv/bin/python scripts/cli_reference.py"""
 
-# ruff: noqa: INP001 - a script, no package
-
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -10,13 +10,27 @@ import pytest
 from imports_of import ROOT, imports_in, layer_of, layers_imported, modules
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "cli": {"vm", "archive", "image", "hypervisor", "network", "guest", "console", "share", "build", "disk", "host"},
-    "vm": {"archive", "image", "hypervisor", "network", "guest", "console", "share", "build", "disk", "host"},
+    "cli": {
+        "vm",
+        "archive",
+        "image",
+        "hypervisor",
+        "network",
+        "guest",
+        "web",
+        "console",
+        "share",
+        "build",
+        "disk",
+        "host",
+    },
+    "vm": {"web", "archive", "image", "hypervisor", "network", "guest", "console", "share", "build", "disk", "host"},
     "archive": {"disk", "host"},
     "image": {"disk", "host"},
     "hypervisor": {"disk", "host"},
     "network": {"host"},
     "guest": {"host"},
+    "web": {"console", "host"},
     "console": {"hypervisor", "host"},
     "share": {"build", "hypervisor", "host"},
     "build": {"guest", "disk", "host"},  # a guest is built with our agent in it

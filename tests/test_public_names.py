@@ -86,6 +86,7 @@ PUBLIC = {
     "tartlet.vm.snapshot": {"SnapshotExists", "create_snapshot", "delete_snapshot", "restore_snapshot"},
     "tartlet.vm.snapshot_names": {"Snapshot", "SnapshotMissing", "snapshots"},
     "tartlet.vm.stop": {"request_suspend", "stop", "wait_until_stopped"},
+    "tartlet.vm.web": {"open_web", "web_link"},
     "tartlet.vm.store": {"VmMissing", "VmNotRunning", "VmRunning", "VmStore"},
 }
 

@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from tartlet.vm.snapshot_names import Snapshot, SnapshotMissing, snapshots
     from tartlet.vm.stop import request_suspend, stop, wait_until_stopped
     from tartlet.vm.store import VmMissing, VmNotRunning, VmRunning, VmStore
+    from tartlet.vm.web import open_web, web_link
 
 _MODULES = {
     "archive.errors": ("BadArchive",),
@@ -153,6 +154,7 @@ _MODULES = {
     "vm.snapshot_names": ("Snapshot", "SnapshotMissing", "snapshots"),
     "vm.stop": ("request_suspend", "stop", "wait_until_stopped"),
     "vm.store": ("VmMissing", "VmNotRunning", "VmRunning", "VmStore"),
+    "vm.web": ("open_web", "web_link"),
 }
 
 __all__ = [
@@ -253,6 +255,7 @@ __all__ = [
     "move_pointer",
     "network_remove",
     "network_setup",
+    "open_web",
     "press_keys",
     "prune",
     "pull",
@@ -272,6 +275,7 @@ __all__ = [
     "stop",
     "type_text",
     "wait_until_stopped",
+    "web_link",
     "write_file",
     "write_stream",
     "write_tree",

@@ -35,6 +35,8 @@ MAC = VmConfig(os="darwin", arch="arm64")
         ({"capture_system_keys": True, "no_graphics": True}, ["--capture-system-keys"]),
         ({"capture_system_keys": True, "vnc": True}, ["--capture-system-keys"]),
         ({"capture_system_keys": True, "vnc_experimental": True}, ["--capture-system-keys"]),
+        ({"capture_system_keys": True, "web": True}, ["--capture-system-keys"]),
+        ({"web_port": 8080}, ["--web-port", "--web"]),
         ({"capture_system_keys": True, "vnc": True, "graphics": True}, ["--capture-system-keys"]),
         ({"recovery": True}, ["--recovery"]),
         ({"net_softnet_allow": "10.0.0.0/8,10.0.0.1"}, ["--net-softnet-allow", "element 2", "'10.0.0.1'"]),
@@ -55,6 +57,7 @@ def test_options_that_exclude_each_other(options: dict[str, Any], named: list[st
     [
         {},
         {"vnc": True, "graphics": True},
+        {"vnc_experimental": True, "web": True, "web_port": 8080},
         {"vnc_experimental": True, "no_graphics": True},
         {"net_bridged": ("eth0", "eth1")},
         {"net_host": True},

@@ -44,7 +44,7 @@ def _interfaces_listed(ctx: click.Context, param: click.Parameter, given: tuple[
 @click.command("run", cls=Verb)
 @click.argument("name", metavar="<name>", help="VM to run.", shell_complete=local_vms)
 @_flag("--no-graphics", "Open no window.")
-@_flag("--graphics", "Open a window even with VNC.", hidden=True)
+@_flag("--graphics", "Open a window even with VNC or --web.", hidden=True)
 @_flag("--serial", "Give the guest's serial port a new terminal, and print its path.")
 @click.option(
     "--serial-path",
@@ -57,6 +57,13 @@ def _interfaces_listed(ctx: click.Context, param: click.Parameter, given: tuple[
 @_flag("--recovery", "Boot the recovery system; on a Mac only.")
 @_flag("--vnc", "Open the screen sharing of the guest itself.")
 @_flag("--vnc-experimental", "Serve the screen by VNC on 127.0.0.1, and open it.")
+@_flag("--web", "Serve the screen and the serial terminal as a web page on 127.0.0.1, and open it.")
+@click.option(
+    "--web-port",
+    metavar="<port>",
+    type=click.IntRange(1, 65535),
+    help="The port of that page. Without it: a free one.",
+)
 @click.option(
     "--disk",
     "disks",

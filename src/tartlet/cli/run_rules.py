@@ -32,9 +32,13 @@ def agreed(options: RunOptions) -> RunOptions:
         Policy.parse(options.net_softnet_allow, options.net_softnet_block, options.net_softnet_expose)
     if options.graphics and options.no_graphics:
         raise InvalidArgument("--graphics and --no-graphics exclude each other", "choose one of them")
-    if options.capture_system_keys and (options.no_graphics or options.vnc or options.vnc_experimental):
+    if options.web_port is not None and not options.web:
+        raise InvalidArgument("--web-port needs --web", "`tart web` serves a running VM's page on a free port")
+    elsewhere = options.vnc or options.vnc_experimental or options.web
+    if options.capture_system_keys and (options.no_graphics or elsewhere):
         raise InvalidArgument(
-            "--capture-system-keys needs a window of our own", "leave out --no-graphics, --vnc and --vnc-experimental"
+            "--capture-system-keys needs a window of our own",
+            "leave out --no-graphics, --vnc, --vnc-experimental and --web",
         )
     _refuse_mac_only(options)
     if options.dirs:
@@ -64,7 +68,7 @@ def _refuse_mac_only(options: RunOptions) -> None:
 
 
 def agreed_with_host(options: RunOptions) -> RunOptions:
-    """The options when this host can do what they ask. Raises InvalidArgument."""
+    """The options when this host can do what they ask. Raises InvalidArgument, AssetsMissing."""
     if options.net_bridged:
         from tartlet.network import interfaces
 
@@ -76,6 +80,10 @@ def agreed_with_host(options: RunOptions) -> RunOptions:
         obstacle = accel.nested_obstacle(accel.choose(host_arch()))
         if obstacle is not None:
             raise InvalidArgument(f"--nested cannot be had on this host: {obstacle}", "leave out --nested")
+    if options.web:
+        from tartlet.web import assets
+
+        assets.found()
     return options
 
 

@@ -44,6 +44,7 @@ VERBS: Mapping[str, str] = {
     "snapshot": "Keep states of a VM, and return to them.",
     "fork": "Make running copies of a running VM, memory included.",
     "console": "Use the serial console of a running VM; Ctrl+] leaves it.",
+    "web": "Use the screen and the serial terminal of a running VM in a browser.",
     "screenshot": "Take a picture of a running VM's screen.",
     "doctor": "Show what this machine offers, and what stands in the way.",
     "help": "Show help about the program or one of its subcommands.",

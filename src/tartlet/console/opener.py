@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from subprocess import DEVNULL
 
 import anyio
@@ -18,6 +19,11 @@ class OpenerSilent(UserError):
 
     def __init__(self, opener: str) -> None:
         super().__init__(f"{opener} did not answer within {_SECONDS} seconds", "open the address by hand")
+
+
+def has_desktop(environment: Mapping[str, str], *, platform: str = sys.platform) -> bool:
+    """Whether there is a desktop that could open something."""
+    return platform == "darwin" or bool(environment.get("WAYLAND_DISPLAY") or environment.get("DISPLAY"))
 
 
 async def open_url(url: str, *, platform: str = sys.platform) -> None:

@@ -30,6 +30,11 @@ class VncServer:
         return f"vnc://:{self.password}@127.0.0.1:{self.port}"
 
 
+def private_words() -> list[str]:
+    """QEMU's words for a server that listens nowhere: only whom the monitor hands over gets in (`add_vnc_client`)."""
+    return ["-vnc", "none"]
+
+
 def words() -> list[str]:
     """QEMU's words for the server. Nobody gets in before `listening` has set a password."""
     return ["-vnc", f"127.0.0.1:0,to={_LAST_DISPLAY},password=on"]

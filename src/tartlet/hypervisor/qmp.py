@@ -75,6 +75,8 @@ class Monitor:
 
     def __init__(self, client: QMPClient, connection: socket.socket) -> None:
         self._client, self._connection = client, connection
+        self._handing_over = anyio.Lock()
+        """QEMU keeps only the last descriptor that was sent, until a command takes it."""
 
     async def status(self) -> RunState:
         """Whether the guest runs."""
@@ -126,13 +128,17 @@ class Monitor:
 
     async def give(self, name: str, descriptor: int) -> None:
         """Hand a descriptor to QEMU under a name; it stays open here too."""
-        socket.send_fds(self._connection, [b" "], [descriptor])
-        await self._ask("getfd", {"fdname": name})
+        await self._ask_with(descriptor, "getfd", {"fdname": name})
+
+    async def add_vnc_client(self, connection: int) -> None:
+        """Let the VNC server serve a connected socket, and ask for no password; it stays open here too."""
+        name = f"vnc{connection}"
+        await self.give(name, connection)
+        await self._ask("add_client", {"protocol": "vnc", "fdname": name, "skipauth": True})
 
     async def screenshot(self, into: int) -> None:
         """Write the guest's screen as PNG to a file that is open for writing only (QEMU 7.1, libpng)."""
-        socket.send_fds(self._connection, [b" "], [into])
-        fdset = cast("dict[str, int]", await self._ask("add-fd"))["fdset-id"]
+        fdset = cast("dict[str, int]", await self._ask_with(into, "add-fd"))["fdset-id"]
         try:
             await self._ask("screendump", {"filename": f"/dev/fdset/{fdset}", "format": "png"})
         finally:
@@ -201,6 +207,11 @@ class Monitor:
 
     async def _object(self, command: str) -> dict[str, Any]:
         return cast("dict[str, Any]", await self._ask(command))
+
+    async def _ask_with(self, descriptor: int, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        async with self._handing_over:
+            socket.send_fds(self._connection, [b" "], [descriptor])
+            return await self._ask(command, arguments)
 
     async def _ask(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         try:

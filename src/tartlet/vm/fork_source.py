@@ -83,6 +83,8 @@ def fork_options(options: RunOptions) -> RunOptions:
         graphics=False,
         vnc=False,
         vnc_experimental=False,
+        web=False,
+        web_port=None,
         serial=options.serial or options.serial_path is not None,
         serial_path=None,
         net_softnet_expose=None,

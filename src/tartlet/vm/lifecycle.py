@@ -20,7 +20,7 @@ from tartlet.hypervisor.command_line import command_line
 from tartlet.hypervisor.process import Process, QemuCrashed, spawned
 from tartlet.hypervisor.qmp import Monitor, MonitorUnreachable
 from tartlet.hypervisor.state_file import SavedState
-from tartlet.vm import console
+from tartlet.vm import console, web
 from tartlet.vm.ended import recorded
 from tartlet.vm.folder import STATE, VmFolder
 from tartlet.vm.inherited import Inherited
@@ -88,7 +88,10 @@ async def running(
             await console.opened(monitor, options, plan.network.record.address, log)
         live = RunningVm(store.home.tmp, folder, plan, process, monitor, events, log, record)
         await held.enter_async_context(live.served(resumed=state is not None))
+        await held.enter_async_context(live.web.offered())
         await held.enter_async_context(taking_orders(live))
+        if options.web:
+            await web.opened(live.web, log, on_desktop=not (options.no_graphics or options.plain_output))
         if state is not None and inherited is None:
             _forget(folder)  # when nothing can fail any more
         async with _crash_told(process):

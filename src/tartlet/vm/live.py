@@ -35,6 +35,7 @@ from tartlet.vm.folder import STATE
 from tartlet.vm.network_record import kept_up
 from tartlet.vm.plan import Plan
 from tartlet.vm.run_log import RunLog
+from tartlet.vm.web import WebConsole
 
 _QUIT_TIMEOUT = 5
 """Seconds QEMU gets to flush its disks and end when the power is cut; then it is killed."""
@@ -86,6 +87,7 @@ class RunningVm:
             QgaCommands(QemuGuestAgent(plan.agent), plan.config.mac_address),
         )
         self.serial = SerialConsole(plan.serial, folder / "serial.log")
+        self.web = WebConsole(plan, monitor, self.serial)
         self.announce = log.announce
         """Notes a line in the run's log and tells it to whoever watches."""
         self.fingerprint = plan.fingerprint

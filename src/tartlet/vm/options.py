@@ -22,6 +22,9 @@ class RunOptions:
     recovery: bool = False
     vnc: bool = False
     vnc_experimental: bool = False
+    web: bool = False
+    web_port: int | None = None
+    """The port of the web console, when it is asked for; else a free one."""
     disks: tuple[str, ...] = ()
     """`PATH[:OPTIONS]` each, in device order."""
     root_disk_options: str = ""
@@ -42,5 +45,5 @@ class RunOptions:
 
     @property
     def wants_window(self) -> bool:
-        """A window, where there is a display: not with `--no-graphics`, nor with VNC unless `--graphics` says so."""
-        return not self.no_graphics and (self.graphics or not (self.vnc or self.vnc_experimental))
+        """A window, where there is a display: not with `--no-graphics`, nor with VNC or a page without `--graphics`."""
+        return not self.no_graphics and (self.graphics or not (self.vnc or self.vnc_experimental or self.web))

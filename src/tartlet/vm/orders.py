@@ -51,6 +51,7 @@ async def taking_orders(vm: RunningVm) -> AsyncGenerator[None]:
         "grow": _grow,
         "balloon": _balloon,
         "filter": _filter,
+        "web": _web,
     }
     with listening(vm.folder, SOCKET) as listener:
         async with obeying(listener, {name: partial(order, vm) for name, order in orders.items()}):
@@ -122,6 +123,10 @@ async def _filter(vm: RunningVm, client: Client) -> None:
     ask = vm.plan.network.filter_state
     state = asdict(await ask()) if ask else None
     await client.answer(mac=vm.plan.config.mac_address, filter=state)
+
+
+async def _web(vm: RunningVm, client: Client) -> None:
+    await client.answer(link=await vm.web.link(to_open=bool(client.words.get("to_open"))))
 
 
 def _size_in(client: Client) -> int:

@@ -186,7 +186,7 @@ def _machine(
         serial=serial_port.fileno(),
         devices=devices,
         ram=ram,
-        display=(*emulator.window.words, *(vnc.words() if options.vnc_experimental else ())),
+        display=(*emulator.window.words, *(vnc.words() if options.vnc_experimental else vnc.private_words())),
         nested=options.nested,
         uuid=str(uuid.uuid5(_NAMES, config.mac_address)),
     )

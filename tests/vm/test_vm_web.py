@@ -1,0 +1,154 @@
+"""The web console of a real VM in a real browser: its screen, its terminal, and who gets in."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from browsers import Browser, Page, browser
+from machines import text_of
+from vm_lab import HEADLESS, Lab, leaving_nobody, until
+
+SHOWN = "document.querySelector('.xterm-rows').innerText.replaceAll('\\u00a0', ' ')"
+COMPARED = """(async (png) => {
+    const bytes = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
+    const picture = await createImageBitmap(new Blob([bytes]));
+    const surface = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
+    surface.drawImage(picture, 0, 0);
+    const canvas = document.querySelector("#screen canvas");
+    const shown = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    const wanted = surface.getImageData(0, 0, picture.width, picture.height).data;
+    let lit = 0;
+    for (let place = 0; place < wanted.length; place += 4) {
+        lit += wanted[place] + wanted[place + 1] + wanted[place + 2] > 0;
+    }
+    return [shown.length === wanted.length && shown.every((value, place) => value === wanted[place]), lit];
+})"""
+
+
+def link_in(text: str) -> str:
+    found = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", text)
+    assert found, text
+    return found[0]
+
+
+def entered(chromium: Browser, link: str) -> Page:
+    page = chromium.page()
+    page.go(link)
+    page.wait("document.querySelector('#state')?.dataset.state === 'running'")
+    return page
+
+
+def screen_is_the_guests(lab: Lab, page: Page, tmp_path: Path) -> int:
+    """How many pixels are lit, once the page's canvas is what `tart screenshot` sees."""
+    lab.done("screenshot", "mini", str(tmp_path / "screen.png"))
+    png = base64.b64encode((tmp_path / "screen.png").read_bytes()).decode()
+    same, lit = page.value(f"{COMPARED}({json.dumps(png)})")
+    return int(lit) if same else -1
+
+
+def test_a_guest_is_seen_and_typed_to_in_a_browser(tmp_path: Path, suspended: Lab) -> None:
+    with (
+        leaving_nobody(),
+        suspended.running(),
+        browser(tmp_path / "profile", suspended.network.words) as chromium,
+    ):
+        link = link_in(suspended.done("web", "mini"))
+        assert text_of(suspended.vm().run_log_path).count("token") == 0, "a key is not noted"
+        page = entered(chromium, link)
+
+        other = chromium.page()
+        other.go(link)
+        other.wait("document.body?.innerText.includes('used already')")
+        assert "tart web mini" in other.value("document.body.innerText")
+        other = entered(chromium, link_in(suspended.done("web", "mini")))
+
+        page.click("#terminal .surface")
+        page.type("\rprintf '\\033[?25l\\n\\n%s\\n' 'seen by both' > /dev/tty1; echo $((6*7))\r")
+        page.wait(f"{SHOWN}.includes('\\n42')")
+        other.wait(f"{SHOWN}.includes('\\n42')")
+        until(lambda: screen_is_the_guests(suspended, page, tmp_path) > 300, "the guest's text on both screens")
+        until(lambda: screen_is_the_guests(suspended, other, tmp_path) > 300, "the guest's text in the other tab")
+
+        page.click("#screen .surface")
+        page.press("Home", control=True, alt=True)
+        assert page.value("document.activeElement.value") == "both", "the way out for who has no pointer"
+
+        suspended.done("stop", "mini")
+        for tab in (page, other):
+            tab.wait("document.querySelector('#state').dataset.state === 'stopped'")
+            assert "tart run mini --web" in tab.value("document.querySelector('#notice').innerText")
+    refused = suspended.tart("web", "mini")
+    assert (refused.code, refused.err.splitlines()[0]) == (2, 'VM "mini" is not running')
+
+
+def test_the_screens_keyboard_is_the_guests_and_a_restart_changes_nothing(tmp_path: Path, stopped: Lab) -> None:
+    """The firmware of a VM with an empty disk ends in its shell, which shows on both what is typed on either."""
+    stopped.done("create", "--linux", "empty")
+    stopped.done("set", "empty", "--cpu", "1", "--memory", "256", "--display", "800x600")
+    with leaving_nobody(), stopped.started("run", "empty", "--web") as started:
+        assert started.stdout is not None
+        link = link_in(started.stdout.readline())
+        with browser(tmp_path / "profile", stopped.network.words) as chromium:
+            page = entered(chromium, link)
+            page.wait(f"{SHOWN}.includes('any other key to continue')", within=60)
+            page.click("#screen .surface")
+            page.type(" ")
+            page.wait(f"{SHOWN}.includes('Shell>')")
+            page.type("reset\r")
+            page.wait(f"!{SHOWN}.includes('Shell>')")
+            page.wait(f"{SHOWN}.includes('any other key to continue')", within=60)
+            assert page.value("document.querySelector('#state').dataset.state") == "running"
+        stopped.done("stop", "empty")
+
+
+ASK = """
+import http.cookiejar, sys, urllib.request
+opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+page = opener.open(sys.argv[1], timeout=10).read().decode()
+path = page.partition("url=")[2].partition('"')[0]
+print(opener.open(sys.argv[1].partition("?")[0][:-1] + path + "guest", timeout=10).read().decode())
+"""
+
+
+def guest_behind(lab: Lab, link: str) -> dict[str, object]:
+    """What the page is told of its guest, asked by a program of this user."""
+    told: dict[str, object] = json.loads(lab.network.run(sys.executable, "-c", ASK, link, timeout=30).stdout)
+    return told
+
+
+def test_no_graphics_means_the_terminal_alone(stopped: Lab) -> None:
+    said = stopped.done("run", "mini", "--web", *HEADLESS, "--detach")
+    assert said.startswith("The web console is at http://127.0.0.1:")
+    assert guest_behind(stopped, link_in(said)) == {"name": "mini", "screen": False, "follows": False}
+    refused = stopped.tart("run", "mini", "--web-port", "8080")
+    assert (refused.code, "--web-port needs --web" in refused.err) == (64, True)
+
+
+def test_a_desktop_gets_a_link_of_its_own(tmp_path: Path, stopped: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other users can read the words of programs, so the link in them is for this user's programs."""
+    opener = tmp_path / "xdg-open"
+    opener.write_text(f'#!/bin/sh\necho "$1 end" > {tmp_path}/told\n')
+    opener.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("DISPLAY", ":99")
+    monkeypatch.delenv("CI", raising=False)
+    said = stopped.done("run", "mini", "--web", "--detach")
+    assert re.fullmatch(r"Opening http://127\.0\.0\.1:\d+/\?token=\S+\.\.\.\n", said)
+    until(lambda: "end" in text_of(tmp_path / "told"), "the browser to be started")
+    opened = text_of(tmp_path / "told").split()[0]
+    assert opened not in said
+    assert guest_behind(stopped, opened)["screen"] is True
+    port = opened.partition("/?")[0].rpartition(":")[2]
+    stopped.done("create", "--linux", "empty")
+    refused = stopped.tart("run", "empty", "--web", "--web-port", port)
+    assert (refused.code, refused.err.splitlines()[0]) == (
+        1,
+        f"port {port} of 127.0.0.1 cannot be used: Address already in use",
+    )
