@@ -11,6 +11,8 @@ from pathlib import Path
 
 import anyio
 import click
+import dns
+import msgspec
 import pytest
 import typing_extensions
 
@@ -22,13 +24,10 @@ COMMAND, HELPER = PREFIX / "bin/tart", PREFIX / "bin/tart-net-helper"
 _SYSTEM_PYTHON = Path("/usr/bin/python3")
 _TESTS = Path(__file__).parent
 _VERSION = "from sys import *; print('python%d.%d' % version_info[:2]); exit(version_info < (3, 11))"
-_PROGRAMS = {
-    COMMAND: f"#!{PREFIX}/bin/python\nimport sys\nfrom tartlet.cli.main import main\nsys.exit(main())\n",
-    HELPER: f"#!{PREFIX}/bin/python\nimport os, sys\nprint(os.geteuid(), *sys.argv[1:])\n",
-}
-"""The helper's stand-in says who runs it, and with which words."""
-_NEEDED = (tartlet, anyio, click, typing_extensions)
-"""What the verbs of `tart network` import. Python alone: the system's Python may be another version than the tests'."""
+_PROGRAMS = {COMMAND: "tartlet.cli.main", HELPER: "tartlet.network.host_process"}
+_SCRIPT = "#!{python}\nimport sys\nfrom {module} import main\nsys.exit(main())\n"
+_NEEDED = (tartlet, anyio, click, dns, typing_extensions, msgspec)
+"""What `tart network` and the helper import. The last one is compiled for the tests' Python."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,8 @@ class OwnSystem:
 
     opt: Path
     """What is `/opt` there."""
+    helper_runs: bool
+    """Whether the system's Python is of the tests' version, for which the helper's compiled parts were made."""
 
     def sh(self, script: str, *, namespaces: tuple[str, ...] = ("--mount",), timeout: float = 60) -> Called:
         """Run a shell script there, as root. Each call begins with this machine's `/etc`."""
@@ -60,7 +61,8 @@ def own_system(tmp_path_factory: pytest.TempPathFactory) -> OwnSystem:
     opt = tmp_path_factory.mktemp("opt", numbered=True)
     _install(opt / "tartlet", told.stdout.strip())
     opt.chmod(0o755)
-    return OwnSystem(opt=opt)
+    same = told.stdout.strip() == "python{}.{}".format(*sys.version_info)
+    return OwnSystem(opt=opt, helper_runs=same)
 
 
 def _install(prefix: Path, python: str) -> None:
@@ -72,9 +74,9 @@ def _install(prefix: Path, python: str) -> None:
             shutil.copytree(source.parent, packages / source.parent.name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, packages)
-    for program, text in _PROGRAMS.items():
+    for program, start in _PROGRAMS.items():
         script = prefix / program.relative_to(PREFIX)
-        script.write_text(text)
+        script.write_text(_SCRIPT.format(python=PREFIX / "bin/python", module=start))
         script.chmod(0o755)
     for folder, folders, files in os.walk(prefix):
         for name in (*folders, *files):

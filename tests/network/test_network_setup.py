@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,21 @@ ALICE = "useradd --uid 1500 --create-home alice"
 AS_ALICE = "setpriv --reuid alice --regid alice --init-groups"
 SETUP, REMOVE = f"{COMMAND} network setup --yes --user alice", f"{COMMAND} network remove --yes"
 BY_SYSTEMD = "mkdir -p /run/systemd/system"
+TAPS_FOR_ALL = "mount -t tmpfs tmpfs /dev/net; mknod /dev/net/tun c 10 200; chmod 666 /dev/net/tun"
+ATTACH = """
+import anyio, os
+from ipaddress import IPv4Address
+from tap_guest import TapGuest
+from tartlet.network.attachment import AttachRequest
+from tartlet.network.bridge import Bridge
+async def main():
+    one = AttachRequest(vm="one", mac="7a:65:e4:3f:be:01")
+    async with Bridge(on_demand=True).attach(one) as place:
+        tap = TapGuest(descriptor=place.cables[0].descriptors[0], mac=bytes.fromhex(one.mac.replace(":", "")))
+        lease = tap.leased()
+        print(os.getuid(), str(lease.address) == place.record.address, IPv4Address(lease.options[3]))
+anyio.run(main)
+"""
 INTO_A_FOLDER = """
 import anyio, sys
 from pathlib import Path
@@ -38,13 +54,42 @@ def test_by_sudo_members_start_the_helper_and_nothing_else(own_system: OwnSystem
         {SETUP} | grep -c tart
         stat -c '%a %U' /etc/sudoers.d/tartlet /etc/tartlet /etc/tartlet/network.toml
         getent group tart | cut -d: -f4
-        {AS_ALICE} sudo -n {HELPER} --listen-fd 0
-        if {AS_ALICE} sudo -n {HELPER} --debug; then exit 9; fi
+        {AS_ALICE} sudo -n -l {HELPER} --listen-fd 0
+        if {AS_ALICE} sudo -n {HELPER} --listen-fd 0 --debug; then exit 9; fi
         if {AS_ALICE} sudo -n id; then exit 9; fi
     """)
     assert done.code == 0, done
-    assert done.out.split() == ["4", "440", "root", "755", "root", "644", "root", "alice", "0", "--listen-fd", "0"]
+    assert done.out.split() == [
+        "4",
+        "440",
+        "root",
+        "755",
+        "root",
+        "644",
+        "root",
+        "alice",
+        str(HELPER),
+        "--listen-fd",
+        "0",
+    ]
     assert "systemd does not run on this host" in done.err
+
+
+def test_a_members_vm_gets_a_place_in_the_hosts_network(own_system: OwnSystem) -> None:
+    if not own_system.helper_runs:
+        pytest.skip("the system's own Python is another version")
+    tests = Path(__file__).parent.parent
+    done = own_system.sh(
+        f"""
+        {ALICE}; cp {tests}/tap_guest.py /home/alice; {TAPS_FOR_ALL}; ip link set lo up
+        {SETUP} >/dev/null
+        {AS_ALICE} env PYTHONPATH=/home/alice {COMMAND.with_name("python")} -c '{ATTACH}'
+        for look in $(seq 100); do ip link show tart0 2>/dev/null >&2 || break; sleep 0.1; done
+        ip -br link | wc -l
+        """,
+        namespaces=("--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
+    )
+    assert (done.code, done.out.split()) == (0, ["1500", "True", "192.168.64.1", "1"]), done
 
 
 def test_a_second_setup_has_nothing_to_do_and_removal_leaves_the_system_as_it_was(own_system: OwnSystem) -> None:
@@ -163,7 +208,7 @@ def test_a_program_that_others_can_change_gets_no_rights(
 ) -> None:
     shutil.copytree(own_system.opt, tmp_path / "opt", symlinks=True)
     tmp_path.chmod(0o755)
-    done = OwnSystem(opt=tmp_path / "opt").sh(f"{ALICE}; {spoil}; {SETUP}")
+    done = replace(own_system, opt=tmp_path / "opt").sh(f"{ALICE}; {spoil}; {SETUP}")
     assert (done.code == 0) is (reason is None), done
     assert (reason or "") in done.err
 

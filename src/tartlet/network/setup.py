@@ -211,6 +211,8 @@ def _notes(users: Sequence[str], *, sudo: bool, by_sudo: bool) -> tuple[str, ...
     found: list[str] = []
     if by_sudo and not sudo:
         found.append("systemd does not run on this host, so the helper is started by sudo")
+    if by_sudo:
+        found.append("VMs use it where their user says so: tart network set backend bridge")
     if users:
         names = ", ".join(users)
         found.append(f"after that {names} has to log in anew to be in the group")

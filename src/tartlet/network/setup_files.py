@@ -56,6 +56,8 @@ After={SOCKET_UNIT}
 
 [Service]
 Type=simple
+# What it started ends with it, or with the last VM. A new one must not wait for that when this one was killed.
+KillMode=process
 ExecStart="{_escaped(program)}"
 User={ACCOUNT}
 Group={ACCOUNT}
