@@ -13,6 +13,7 @@ from pathlib import Path
 from leftovers import process_ids
 from vm_lab import is_child, until, words_of
 
+_MACHINES = os.readlink("/proc/self/ns/net")
 _START = "export LISTEN_FDS=1 LISTEN_PID=$$; exec 3<&0; exec " + '"$@"'
 
 
@@ -51,6 +52,7 @@ def installed(
 
     `as_somebody` are words before the program's: it runs as root without.
     """
+    assert os.readlink("/proc/thread-self/ns/net") != _MACHINES, "not in the machine's own network"
     path = folder / "net.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))

@@ -1,6 +1,6 @@
 """Run a program as an ordinary user who can read this checkout and open taps, whatever the modes of the folders are.
 
-    unshare --mount python ordinary_user.py UID PROGRAM [WORDS...]
+    unshare --mount python ordinary_user.py UID [OPTIONS OF SETPRIV... --] PROGRAM [WORDS...]
 
 For root, in a mount namespace of its own: `/dev/net/tun` is opened to everybody as most systems have it, and folders of
 root's on the way to the interpreter and to the checkout are replaced by ones that hold nothing else.
@@ -14,22 +14,22 @@ import sys
 from pathlib import Path
 
 NOBODY = 65534
+SCRIPT = __file__
 ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
     """Prepare the namespace, become the user, run the program."""
-    uid, words = int(sys.argv[1]), sys.argv[2:]
+    uid, words = sys.argv[1], sys.argv[2:]
+    options = words[: words.index("--")] if words[0].startswith("--") else []
     needed = [ROOT, Path(sys.prefix), Path(sys.base_prefix)]
     open_way_to({folder.resolve() for folder in needed})
     mount("-t", "tmpfs", "tmpfs", "/dev/net")
     os.mknod("/dev/net/tun", 0o020666, os.makedev(10, 200))
     os.chmod("/dev/net/tun", 0o666)
-    os.setgroups([])
-    os.setgid(uid)
-    os.setuid(uid)
     os.chdir("/")
-    os.execvp(words[0], words)
+    program = words[len(options) + 1 :] if options else words
+    os.execvp("setpriv", ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", *options, "--", *program])
 
 
 def open_way_to(folders: set[Path]) -> None:

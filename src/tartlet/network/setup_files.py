@@ -81,6 +81,8 @@ LockPersonality=yes
 SystemCallArchitectures=native
 UMask=0077
 LimitNOFILE=65536
+# Small shells stay until the last guest is gone, and take its bridge and rules away.
+KillMode=process
 """
 
 

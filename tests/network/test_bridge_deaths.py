@@ -1,0 +1,154 @@
+"""Whoever is killed, in whatever order: no guest is heard without its rules, nothing stays, the next start works."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from host_networks import gone, processes, things_left
+from namespaces import UPLINK_ADDRESS
+from tap_guest import TapGuest
+from tartlet.network.attachment import AttachRequest, NetworkMode
+from tartlet.network.bridge import Bridge
+from vm_lab import until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
+
+BRIDGE = Bridge(on_demand=True)
+GATEWAY, PORT = "192.168.64.1", 9998
+SUPERVISOR = """
+import anyio, subprocess, sys
+from tartlet.network.attachment import AttachRequest, NetworkMode
+from tartlet.network.bridge import Bridge
+async def main():
+    request = AttachRequest(vm=sys.argv[1], mac=sys.argv[2], mode=NetworkMode.SOFTNET, allow="192.0.2.0/24")
+    async with Bridge(on_demand=True).attach(request) as attachment:
+        qemu = subprocess.Popen(["sleep", "60"], pass_fds=attachment.cables[0].descriptors)
+        print(qemu.pid, attachment.record.address, flush=True)
+        print(await attachment.lost(), flush=True)
+        qemu.kill()
+anyio.run(main)
+"""
+
+
+def asking(number: int) -> AttachRequest:
+    mac = f"7a:65:e4:3f:be:{number:02x}"
+    return AttachRequest(vm=f"tiny{number}", mac=mac, mode=NetworkMode.SOFTNET, allow="192.0.2.0/24")
+
+
+@contextmanager
+def supervisor(number: int) -> Generator[tuple[subprocess.Popen[str], int, str]]:
+    """A VM's supervisor with the number of what stands for its QEMU, and the guest's address."""
+    request = asking(number)
+    words = [sys.executable, "-c", SUPERVISOR, request.vm, request.mac]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        pid, address = process.stdout.readline().split()
+        try:
+            yield process, int(pid), address
+        finally:
+            process.kill()
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+@contextmanager
+def echo() -> Generator[None]:
+    """A server on the host's uplink that answers every datagram with itself."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((UPLINK_ADDRESS, PORT))
+
+        def answer() -> None:
+            while (heard := server.recvfrom(2048))[0]:
+                server.sendto(*heard)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield
+        finally:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+                last.sendto(b"", (UPLINK_ADDRESS, PORT))
+            thread.join()
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["supervisor", "qemu", "process"])), ids="-".join)
+def test_in_every_order(order: tuple[str, ...]) -> None:
+    with supervisor(1) as (running, qemu, _):
+        victims = {"supervisor": running.pid, "qemu": qemu, **processes()}
+        for name in (*order, "dnsmasq"):
+            with suppress(ProcessLookupError):
+                os.kill(victims[name], signal.SIGKILL)
+    gone()
+
+
+async def test_the_next_start_repairs_after_the_process_was_killed_and_a_guest_lives_on() -> None:
+    with supervisor(1) as (running, qemu, address):
+        os.kill(running.pid, signal.SIGSTOP)  # it does not hear of it
+        os.kill(processes()["process"], signal.SIGKILL)
+        await anyio.to_thread.run_sync(until, lambda: not processes(), "the process to be gone")
+        async with BRIDGE.attach(asking(2)) as attachment:
+            tap = TapGuest(descriptor=attachment.cables[0].descriptors[0], mac=bytes.fromhex("7a65e43fbe02"))
+            assert tap.leased() is not None
+            assert attachment.record.address != address
+            os.kill(qemu, signal.SIGKILL)
+            running.kill()
+            await anyio.sleep(0.3)  # the former caretaker finds another bridge, and leaves it alone
+            assert tap.hardware_of(str(attachment.record.address), GATEWAY) is not None
+    await anyio.to_thread.run_sync(gone)
+
+
+async def test_a_guest_is_mute_when_the_process_is_killed_and_its_run_ends() -> None:
+    with echo():
+        async with BRIDGE.attach(asking(1)) as attachment:
+            own = str(attachment.record.address)
+            tap = TapGuest(descriptor=attachment.cables[0].descriptors[0], mac=bytes.fromhex("7a65e43fbe01"))
+            assert tap.leased() is not None
+            assert tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT)
+            os.kill(processes()["process"], signal.SIGKILL)
+            with anyio.fail_after(5):
+                assert "the VM lost its place in the host's network" in str(await attachment.lost())
+            await anyio.to_thread.run_sync(until, _no_own_rules, "its rules to be gone")
+            assert tap.hardware_of(own, GATEWAY) is None
+            assert not tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT, within=0.5)
+    await anyio.to_thread.run_sync(gone)
+
+
+@pytest.mark.parametrize("part", ["dnsmasq", "caretaker"])
+async def test_a_program_that_is_killed_is_started_again(part: str) -> None:
+    async with BRIDGE.attach(asking(1)) as attachment:
+        killed = processes()[part]
+        os.kill(killed, signal.SIGKILL)
+        await anyio.to_thread.run_sync(until, lambda: processes().get(part, killed) != killed, f"another {part}")
+        tap = TapGuest(descriptor=attachment.cables[0].descriptors[0], mac=bytes.fromhex("7a65e43fbe01"))
+        answer = tap.leased()
+        assert answer is not None
+        assert str(answer.address) == attachment.record.address
+    await anyio.to_thread.run_sync(gone)
+
+
+async def test_a_program_that_keeps_dying_is_told() -> None:
+    async with BRIDGE.attach(asking(1)) as attachment:
+        seen: set[int] = set()
+        for _ in range(6):
+            await anyio.to_thread.run_sync(until, lambda: processes().get("dnsmasq", 0) not in {0, *seen}, "dnsmasq")
+            seen.add(processes()["dnsmasq"])
+            os.kill(processes()["dnsmasq"], signal.SIGKILL)
+        with anyio.fail_after(5):
+            assert "dnsmasq (tart0) keeps ending with status -9" in str(await attachment.lost())
+    await anyio.to_thread.run_sync(gone)
+
+
+def _no_own_rules() -> bool:
+    return not any("tart_tartv" in thing for thing in things_left())
