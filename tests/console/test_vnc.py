@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from booted import booted
 from tartlet.console import vnc
+from vnc_clipboard import answer_to
 
 VNC_AUTHENTICATION = 2
 
@@ -29,14 +29,8 @@ def greeted(port: int) -> Generator[socket.socket]:
 
 
 def lets_in(port: int, password: str) -> bool:
-    """The client's side of RFC 6143, 7.2.2; DES is left to openssl."""
     with greeted(port) as client:
-        challenge = client.recv(16)
-        key = password.encode()[:8].ljust(8, b"\0")
-        mirrored = bytes(int(f"{byte:08b}"[::-1], 2) for byte in key)
-        command = ["openssl", "enc", "-des-ecb", "-nopad", "-K", mirrored.hex(), "-provider", "legacy"]
-        command += ["-provider", "default"]
-        client.sendall(subprocess.run(command, input=challenge, capture_output=True, check=True).stdout)
+        client.sendall(answer_to(client.recv(16), password))
         return client.recv(4) == bytes(4)
 
 

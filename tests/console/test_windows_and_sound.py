@@ -38,6 +38,7 @@ def test_windows(
     chosen = display.choose(environment, offered, **({"platform": "linux"} | options))  # type: ignore[arg-type]
     assert chosen.words == ("-display", words)
     assert chosen.shown is (words != "none")
+    assert chosen.shares_clipboard is words.startswith(("gtk", "cocoa"))
     assert chosen.reason.startswith("window: " if chosen.shown else "no window: ")
 
 

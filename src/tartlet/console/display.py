@@ -24,6 +24,11 @@ class Window:
         """Whether there is a window at all."""
         return self.words != NO_WINDOW
 
+    @property
+    def shares_clipboard(self) -> bool:
+        """Whether QEMU can join this window's clipboard with the guest's: SDL's it cannot."""
+        return self.words[1].partition(",")[0] in ("gtk", "cocoa")
+
 
 def choose(
     environment: Mapping[str, str],

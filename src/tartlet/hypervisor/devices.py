@@ -15,6 +15,12 @@ from tartlet.errors import InvalidArgument
 GUEST_AGENT_PORT = "org.qemu.guest_agent.0"
 """The name under which QEMU's guest agent finds its port (and udev starts it)."""
 
+PORTS_BUS = "ports.0"
+"""The bus of the virtio-serial ports."""
+
+SPARE_PORT = 15
+"""The number of a port that may be plugged in while the machine runs."""
+
 CONSOLE = "console"
 """The id of the character device behind the virtio console."""
 
@@ -147,7 +153,7 @@ class Port:
         name = escaped(self.name)
         return [
             *("-chardev", chardev),
-            *("-device", f"virtserialport,bus=ports.0,nr={number},chardev=port{number},name={name},id={name}"),
+            *("-device", f"virtserialport,bus={PORTS_BUS},nr={number},chardev=port{number},name={name},id={name}"),
         ]
 
 
@@ -160,11 +166,11 @@ class Ports:
     """What the console is plugged into: what follows `-chardev`, without an id (see `console.serial`)."""
 
     def words(self) -> list[str]:
-        words = ["-device", f"virtio-serial-pci,id=ports,max_ports=16,addr={_PORTS:#x}"]
+        words = ["-device", f"virtio-serial-pci,id=ports,max_ports={SPARE_PORT + 1},addr={_PORTS:#x}"]
         if self.console is not None:
             kind, _, options = self.console.partition(",")
             words += ["-chardev", f"{kind},id={CONSOLE}" + (f",{options}" if options else "")]
-            words += ["-device", f"virtconsole,bus=ports.0,nr=0,chardev={CONSOLE}"]
+            words += ["-device", f"virtconsole,bus={PORTS_BUS},nr=0,chardev={CONSOLE}"]
         for number, port in enumerate(self.ports, start=1):
             words += port.words(number)
         return words

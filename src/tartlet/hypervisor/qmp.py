@@ -136,6 +136,27 @@ class Monitor:
         await self.give(name, connection)
         await self._ask("add_client", {"protocol": "vnc", "fdname": name, "skipauth": True})
 
+    async def add_chardev(self, name: str, kind: str, options: Mapping[str, object]) -> None:
+        """Make a character device (QEMU, qapi/char.json, ChardevBackend)."""
+        await self._ask("chardev-add", {"id": name, "backend": {"type": kind, "data": options}})
+
+    async def remove_chardev(self, name: str) -> None:
+        """Remove a character device that nothing uses."""
+        await self._ask("chardev-remove", {"id": name})
+
+    async def add_device(self, properties: Mapping[str, object]) -> None:
+        """Plug a device in: its `driver`, its `id` and whatever else it takes."""
+        await self._ask("device_add", properties)
+
+    async def remove_device(self, device: str) -> None:
+        """Take out a device that the guest need not let go of, such as a port; it is gone when this returns."""
+        with self.listening("DEVICE_DELETED") as events:
+            await self._ask("device_del", {"id": device})
+            async for event in events:
+                if event.data.get("device") == device:
+                    return
+        raise MonitorUnreachable("QEMU ended in the middle of it")
+
     async def screenshot(self, into: int) -> None:
         """Write the guest's screen as PNG to a file that is open for writing only (QEMU 7.1, libpng)."""
         fdset = cast("dict[str, int]", await self._ask_with(into, "add-fd"))["fdset-id"]

@@ -87,6 +87,7 @@ async def running(
         async with _crash_told(process):
             await console.opened(monitor, options, plan.network.record.address, log)
         live = RunningVm(store.home.tmp, folder, plan, process, monitor, events, log, record)
+        await live.clipboard.plug_in()
         await held.enter_async_context(live.served(resumed=state is not None))
         await held.enter_async_context(live.web.offered())
         await held.enter_async_context(taking_orders(live))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 
+from tartlet.console.clipboard import SharedClipboard
 from tartlet.console.hub import SerialConsole
 from tartlet.errors import UserError
 from tartlet.guest.agents import GuestAgents, Kind
@@ -88,6 +89,7 @@ class RunningVm:
         )
         self.serial = SerialConsole(plan.serial, folder / "serial.log")
         self.web = WebConsole(plan, monitor, self.serial)
+        self.clipboard = SharedClipboard(monitor, log.note, wanted=plan.clipboard)
         self.announce = log.announce
         """Notes a line in the run's log and tells it to whoever watches."""
         self.fingerprint = plan.fingerprint
@@ -160,7 +162,9 @@ class RunningVm:
         await self.monitor.powerdown()
 
     async def suspend(self) -> None:
-        """Save the machine to the VM's folder and end it. Raises SaveFailed (then it goes on), MonitorUnreachable.
+        """Save the machine to the VM's folder and end it. When that fails it goes on.
+
+        Raises SaveFailed, CommandFailed, MonitorUnreachable.
 
         When the power is cut meanwhile, that wins. Asked again meanwhile, nothing more is done.
         """
@@ -175,7 +179,7 @@ class RunningVm:
         self._suspending = True
         try:
             self.announce("Suspending VM...")
-            async with self._halting:
+            async with self._halting, self.clipboard.kept_out():
                 size = await self._saved()
         finally:
             self._suspending = self._decided is Ending.SUSPENDED
@@ -209,13 +213,18 @@ class RunningVm:
         async with self._halting:
             if self._decided is not None or self._suspending:
                 raise VmEnding
-            was = await self.monitor.status()
-            await self.monitor.stop()
-            try:
+            async with self.clipboard.kept_out(), self._stopped():
                 yield
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await state_file.go_on(self.monitor, was)
+
+    @asynccontextmanager
+    async def _stopped(self) -> AsyncGenerator[None]:
+        was = await self.monitor.status()
+        await self.monitor.stop()
+        try:
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await state_file.go_on(self.monitor, was)
 
     async def write_to_overlay(self, overlay: Path, base: Path, kind: str) -> None:
         """Let the halted guest write to `overlay`, which has taken the disk's place, and only read `base`.

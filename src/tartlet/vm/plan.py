@@ -81,6 +81,8 @@ class Plan:
     config: VmConfig
     """As it was when the run began."""
     options: RunOptions
+    clipboard: bool
+    """Whether the guest shares the clipboard with whoever looks at its screen."""
     image_disks: tuple[str, ...]
     """Images of which the VM has private copies as disks."""
 
@@ -141,6 +143,7 @@ async def planned(
             network=network,
             folders=folders,
             options=options,
+            clipboard=not options.no_clipboard and (options.vnc_experimental or emulator.window.shares_clipboard),
             config=config,
             image_disks=tuple(argument.path for argument in extra if names_image(argument)),
         )
