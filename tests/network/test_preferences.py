@@ -48,6 +48,14 @@ def test_a_mask_widens_the_network(file: Path) -> None:
     assert read(file).nat == IPv4Network("172.20.0.0/16")
 
 
+def test_a_list_of_interfaces_is_written_as_one(file: Path) -> None:
+    change("bridged.allow", "br0,br1", file)
+    assert '[bridged]\nallow = ["br0", "br1"]\n' in file.read_text()
+    assert read(file).bridged_allow == ("br0", "br1")
+    change("bridged.allow", "", file)
+    assert read(file) == Preferences()
+
+
 def test_comments_and_other_settings_stay(file: Path) -> None:
     file.parent.mkdir()
     file.write_text(COMMENTED)
@@ -74,6 +82,8 @@ def test_comments_and_other_settings_stay(file: Path) -> None:
         ("softnet.dhcp_lease_time", "soon", "is no number of seconds"),
         ("backend", "vmnet", "is none of auto"),
         ("vms_per_user", "0", "no number from 1"),
+        ("bridged.allow", "br0, br1", "' br1' is no name of an interface"),
+        ("bridged.allow", 'br0"', "is no name of an interface"),
     ],
 )
 def test_what_is_no_setting_is_refused_and_changes_nothing(file: Path, key: str, value: str, told: str) -> None:

@@ -63,7 +63,7 @@ _OPTIONS = {
     ),
     NetworkMode.BRIDGED: (
         "--net-bridged",
-        "it needs the right to change the host's network, which root has, or qemu-bridge-helper for listed bridges",
+        "it needs the right to change the host's network: `tart doctor` tells how to have it",
     ),
     NetworkMode.HOST: ("--net-host", "it needs the backend slirp"),
     NetworkMode.NAT: ("the default network", "it needs the backend bridge, userns, passt or slirp"),
@@ -77,7 +77,7 @@ def preferred(name: str) -> tuple[NetworkBackend, ...]:
     host's network changed where nobody has set that up.
     """
     if name == Bridge.name:
-        return (Bridge(on_demand=True), BACKENDS[-1])
+        return (Bridge(on_demand=True), Bridged(on_demand=True))
     return tuple(backend for backend in BACKENDS if name in ("auto", backend.name) or backend.name == bridged.NAME)
 
 

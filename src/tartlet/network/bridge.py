@@ -73,7 +73,7 @@ class Bridge:
         _check_forwards(request.forwards)
         names = policy is not None and request.control_descriptor is not None
         async with AsyncExitStack() as held:
-            line, place = await held.enter_async_context(host_joined(self._keeper(), request, policy, names=names))
+            line, place = await held.enter_async_context(host_joined(self.keeper(), request, policy, names=names))
             address = place.plug.address
             own = [(_LOCAL, one.port, one.guest_port) for one in (policy.expose if policy else ())]
             doors = held.enter_context(listening(own))
@@ -90,7 +90,8 @@ class Bridge:
                 notes=_moved(request, address),
             )
 
-    def _keeper(self) -> Keeper:
+    def keeper(self) -> Keeper:
+        """The privileged process, once nothing lacks."""
         if self._on_demand and not os.access(host_line.socket_path(), os.W_OK):
             return host_line.on_demand()
         return host_line.by_socket()
@@ -103,7 +104,7 @@ def _cable(place: HostPlace) -> Cable:
 
 def _not_installed() -> Lack:
     path = host_line.socket_path()
-    if path.exists():
+    if os.path.exists(path):
         return Lack(
             reason=f"this user may not use {path}", hint=f"sudo usermod -aG tart {os.environ.get('USER', 'NAME')}"
         )

@@ -5,6 +5,7 @@ Addresses are given by whoever gives them there. `tart ip` knows the one the gue
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -21,15 +22,20 @@ from tartlet.network import bridge_helper, bridged_links, ear, interfaces
 from tartlet.network.attachment import (
     Attachment,
     AttachRequest,
+    BackendUnusable,
     Cable,
     Lack,
     NetworkMode,
     card_mac,
     nothing_is_lost,
 )
+from tartlet.network.bridge import Bridge
+from tartlet.network.bridged_line import bridged_by
 from tartlet.network.bridged_links import BridgedLink
 from tartlet.network.interfaces import HostInterface, InterfaceKind
 from tartlet.network.record import NetworkRecord
+
+log = logging.getLogger(__name__)
 
 NAME = "bridged"
 _NET_ADMIN = 12
@@ -70,13 +76,17 @@ class Bridged:
     modes = frozenset({NetworkMode.BRIDGED})
     offloads = True
 
+    def __init__(self, *, on_demand: bool = False) -> None:
+        """`on_demand`: where no privileged process is installed, one may be started by sudo."""
+        self._service = Bridge(on_demand=on_demand)
+
     def lacking(self) -> Lack | None:
         """What keeps it from being used here, as far as that shows without an interface's name."""
         if sys.platform != "linux":
             return Lack(reason="taps and bridges are a thing of Linux")
         if shutil.which("ip") is None:
             return Lack(reason="the program ip was not found", hint="install it: apt install iproute2")
-        if not _may_change_network() and _helper() is None:
+        if not _may_change_network() and _helper() is None and self._service.lacking():
             return Lack(reason="this user may not change the host's network", hint=_ways(None))
         return None
 
@@ -84,13 +94,14 @@ class Bridged:
     async def attach(self, request: AttachRequest) -> AsyncGenerator[Attachment]:
         """Give the VM a card on each interface.
 
-        Raises InterfaceMissing, InterfaceUnfit, BridgingRefused, BridgingFailed, HelperRefused, MacTaken, ToolFailed.
+        Raises InterfaceMissing, InterfaceUnfit, BridgingRefused, BridgingFailed, HelperRefused, BackendUnusable,
+        MacTaken, ToolFailed.
         """
         keep = request.keep if request.keep and request.keep.backend == self.name else None
         with ExitStack() as held:
             links = list[BridgedLink]()
             for index, name in enumerate(request.interfaces):
-                link = await anyio.to_thread.run_sync(_linked, name, card_mac(request.mac, index).lower())
+                link = await self._linked(name, card_mac(request.mac, index).lower())
                 links.append(held.enter_context(closing(link)))
             record = NetworkRecord(
                 backend=self.name, address=keep.address if keep else None, interfaces=request.interfaces
@@ -101,6 +112,24 @@ class Bridged:
                 lost=nothing_is_lost,
                 later=partial(_as_heard, links[0], record),
             )
+
+    async def _linked(self, name: str, mac: str) -> BridgedLink:
+        """By our own rights, else those of the privileged process, else those of QEMU's program."""
+        interface = await anyio.to_thread.run_sync(interfaces.find, name)
+        if _may_change_network():
+            return await anyio.to_thread.run_sync(_by_own_rights, interface, mac)
+        helper = _helper() if interface.kind is InterfaceKind.BRIDGE else None
+        if self._service.lacking() is None:
+            try:
+                return await bridged_by(replace(self._service.keeper(), backend=self.name), interface.name, mac)
+            except BackendUnusable as refusal:
+                if helper is None:
+                    raise
+                log.debug("%s", refusal, exc_info=refusal)
+        if helper is None:
+            raise BridgingRefused(interface)
+        cable = await anyio.to_thread.run_sync(bridge_helper.port_of, helper, interface.name)
+        return BridgedLink(cable=cable, name="", mtu=interface.mtu)
 
 
 async def _as_heard(link: BridgedLink, record: NetworkRecord) -> AsyncGenerator[NetworkRecord]:
@@ -116,17 +145,6 @@ def _cable(link: BridgedLink) -> Cable:
         descriptors=link.descriptors,
         mtu=link.mtu if link.mtu < _ETHERNET else None,
     )
-
-
-def _linked(name: str, mac: str) -> BridgedLink:
-    """By our own rights, else by those of QEMU's program."""
-    interface = interfaces.find(name)
-    if _may_change_network():
-        return _by_own_rights(interface, mac)
-    helper = _helper()
-    if helper and interface.kind is InterfaceKind.BRIDGE:
-        return BridgedLink(cable=bridge_helper.port_of(helper, interface.name), mtu=interface.mtu)
-    raise BridgingRefused(interface)
 
 
 def _by_own_rights(interface: HostInterface, mac: str) -> BridgedLink:
@@ -152,7 +170,7 @@ def _helper() -> Path | None:
 def _ways(interface: HostInterface | None) -> str:
     """What gives the right, in a line."""
     program = bridge_helper.find() or bridge_helper.NAME
-    allowed = f"sudo setcap cap_net_admin+ep {program}, and 'allow BRIDGE' in {bridge_helper.LIST}"
-    if interface and interface.kind is InterfaceKind.CARD:
-        return f"run as root, or make a bridge of {interface.name} and let users have ports of it: {allowed}"
-    return f"run as root, or let users have ports of a bridge: {allowed}"
+    service = "sudo tart network setup, then sudo tart network set --system bridged.allow BRIDGE"
+    helper = f"sudo setcap cap_net_admin+ep {program}, and 'allow BRIDGE' in {bridge_helper.LIST}"
+    bridge = f"make a bridge of {interface.name}" if interface and interface.kind is InterfaceKind.CARD else "a bridge"
+    return f"run as root, or let users have ports of {bridge}: {service}; or {helper}"

@@ -38,17 +38,21 @@ class BridgedLink:
 
     cable: int
     """The tap or macvtap, for QEMU."""
+    name: str
+    """Of the interface, where we made it; that of a macvtap is in its namespace."""
     mtu: int
     """Bytes of the longest packet on the network."""
     shelter: int | None = None
     """The namespace that a macvtap is in. QEMU holds it too, so that the link lasts as long as either."""
+    lifeline: int | None = None
+    """QEMU inherits it, and does nothing with it: whoever made the link for us takes it away when all copies closed."""
     ear: socket.socket | None = None
     """Hears which address the guest uses; None where nobody had the right to listen."""
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """What QEMU inherits."""
-        return (self.cable,) if self.shelter is None else (self.cable, self.shelter)
+        return tuple(number for number in (self.cable, self.shelter, self.lifeline) if number is not None)
 
     def close(self) -> None:
         """Give up this process's copies."""
@@ -76,7 +80,7 @@ def _port_of(bridge: HostInterface, mac: str) -> BridgedLink:
             "ip", "link", "set", "dev", tap.name, "address", f"fe{mac[2:]}", "mtu", str(bridge.mtu),
             "master", bridge.name, "up", timeout=_PATIENCE,
         )  # fmt: skip
-        link = BridgedLink(cable=tap.descriptor, mtu=bridge.mtu, ear=ear.opened(tap.name, mac))
+        link = BridgedLink(cable=tap.descriptor, name=tap.name, mtu=bridge.mtu, ear=ear.opened(tap.name, mac))
         undo.pop_all()
         return link
 
@@ -98,9 +102,16 @@ def _on_top_of(card: HostInterface, mac: str) -> BridgedLink:
         undo.callback(os.close, cable)
         inside.do(_up, card.name, mac)
         heard = inside.do(ear.opened, _MACVTAP, mac)
-        link = BridgedLink(cable=cable, mtu=card.mtu, shelter=inside.descriptor, ear=heard)
+        link = BridgedLink(cable=cable, name=_MACVTAP, mtu=card.mtu, shelter=inside.descriptor, ear=heard)
         undo.pop_all()
         return link
+
+
+def remove_sheltered(shelter: int) -> None:
+    """Take the macvtap in a namespace away, should it stand there. Raises ToolFailed, ToolMissing."""
+    inside = ("nsenter", f"--net=/proc/{os.getpid()}/fd/{shelter}", "--", "ip", "link")
+    if f" {_MACVTAP}@" in run_now(*inside, timeout=_PATIENCE):
+        run_now(*inside, "del", "dev", _MACVTAP, timeout=_PATIENCE)
 
 
 def _up(card: str, mac: str) -> None:

@@ -6,10 +6,10 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import msgspec
@@ -21,10 +21,12 @@ from tartlet.network.addresses import MacTaken
 from tartlet.network.exposed import ExposedPorts
 from tartlet.network.fabric import Fabric
 from tartlet.network.host_network import HostNetwork
+from tartlet.network.hosted_card import HostedCard, hosted_card
 from tartlet.network.hosted_guest import HostedGuest, check_count, hosted
 from tartlet.network.requests import (
     MOST_TARGETS,
     Attach,
+    BridgedCard,
     Elements,
     Hits,
     Isolate,
@@ -44,6 +46,9 @@ _PATIENCE = 10.0
 
 _CONNECTIONS_BESIDES = 16
 """Connections that a user may have beyond those of his VMs."""
+
+
+_Hosted = TypeVar("_Hosted", HostedGuest, HostedCard)
 
 
 class Service:
@@ -109,33 +114,55 @@ class Service:
 
     async def attach(self, asked: Attach, uid: int) -> tuple[HostedGuest, list[int]]:
         """A new guest, and the descriptors for its supervisor. Raises what `hosted` raises."""
+        self._check_quota(uid)
+        await self._former_is_gone(asked)
+        self._count(self._places, uid, 1)
+        guest: tuple[HostedGuest, list[int]] = await self._tasks.start(self._kept, uid, self._guest(asked, uid))
+        return guest
+
+    async def bridge(self, asked: BridgedCard, uid: int) -> tuple[HostedCard, list[int]]:
+        """A new card, and the descriptors for its supervisor. Raises what `hosted_card` raises."""
+        self._check_quota(uid)
+        self._count(self._places, uid, 1)
+        made = hosted_card(asked, everywhere=uid == 0)
+        card: tuple[HostedCard, list[int]] = await self._tasks.start(self._kept, uid, made)
+        return card
+
+    def _check_quota(self, uid: int) -> None:
         if uid and self._places[uid] >= self._quota:
             raise NotAllowed(
                 f"user {uid} has {self._quota} VMs in the host's network already, which is the most",
                 "stop one first; vms_per_user in /etc/tartlet/network.toml is the limit",
             )
-        await self._former_is_gone(asked)
-        self._count(self._places, uid, 1)
-        guest: tuple[HostedGuest, list[int]] = await self._tasks.start(self._guest, asked, uid)
-        return guest
 
-    async def _guest(self, asked: Attach, uid: int, *, task_status: TaskStatus[tuple[HostedGuest, list[int]]]) -> None:
-        """A guest from its first moment to its last."""
+    async def _kept(
+        self,
+        uid: int,
+        what: AbstractAsyncContextManager[tuple[_Hosted, list[int]]],
+        *,
+        task_status: TaskStatus[tuple[_Hosted, list[int]]],
+    ) -> None:
+        """What a user has, from its first moment to its last."""
         started = False
         try:
-            with ExitStack() as afterwards:  # what it had has been given back by then
-                async with hosted(self._network, self._ports, asked, uid) as (guest, descriptors):
-                    self._guests.append(guest)
-                    afterwards.callback(self._guests.remove, guest)
-                    task_status.started((guest, descriptors))
-                    started = True
-                    await guest.ended()
+            async with what as (one, descriptors):
+                task_status.started((one, descriptors))
+                started = True
+                await one.ended()
         except Exception:
             if not started:
                 raise
-            log.exception("the VM %s of user %d ends badly", asked.vm, uid)  # and nobody else's
+            log.exception("a VM of user %d ends badly", uid)  # and nobody else's
         finally:
             self._count(self._places, uid, -1)
+
+    @asynccontextmanager
+    async def _guest(self, asked: Attach, uid: int) -> AsyncGenerator[tuple[HostedGuest, list[int]]]:
+        with ExitStack() as afterwards:  # what it had has been given back by then
+            async with hosted(self._network, self._ports, asked, uid) as (guest, descriptors):
+                self._guests.append(guest)
+                afterwards.callback(self._guests.remove, guest)
+                yield guest, descriptors
 
     async def _former_is_gone(self, asked: Attach) -> None:
         """A VM that is started again at once gets its address again, which its former run is just giving back."""
@@ -208,6 +235,9 @@ class _Conversation:
         match request:
             case Attach():
                 return await self._attach(request)
+            case BridgedCard():
+                card, descriptors = await self._service.bridge(request, self._uid)
+                return card.told, descriptors
             case Replace():
                 await self._replace(request)
                 return {}, []

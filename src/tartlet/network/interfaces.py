@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from tartlet.errors import InvalidArgument
 from tartlet.host.process import run_now
+from tartlet.network.links import OUR_MACS
 
 _CARDS = {None, "bond", "team", "vlan", "veth", "macvlan"}
 """Kinds of links (ip-link(8)) that lead to an Ethernet network. Hardware has no kind."""
@@ -114,6 +115,8 @@ def _obstacle(link: dict[str, Any], system: Path) -> tuple[str, str | None] | No
     name, kind, master = str(link["ifname"]), _kind(link), link.get("master")
     if link.get("link_type") != "ether" or kind not in {*_CARDS, "bridge"}:
         return "it leads to no Ethernet network", None
+    if str(link.get("address", "")).startswith(OUR_MACS):
+        return "it is the network that VMs share", "leave the option out"
     if master:
         return f"it is a part of {master}", f"use --net-bridged={master}"
     if any((system / name / sign).exists() for sign in ("phy80211", "wireless")):

@@ -21,6 +21,7 @@ SYSTEM_FILE = Path("/etc/tartlet/network.toml")
 
 NAT_ADDRESS, HOST_ADDRESS = "192.168.64.1", "192.168.128.1"
 _MASK = "255.255.255.0"
+_INTERFACE = re.compile(r"[^\s/:\"\\]{1,15}")
 _WIDEST, _NARROWEST = 16, 29
 _MOST_VMS = 65_000
 _SHORTEST_LEASE, _LONGEST_LEASE = 120, 2**31
@@ -46,6 +47,8 @@ class Preferences:
     softnet_lease_seconds: int = 600
     vms_per_user: int = 32
     """In the host's own network; heeded in the system's file only."""
+    bridged_allow: tuple[str, ...] = ()
+    """Interfaces that users may put VMs on by the privileged process; heeded in the system's file only."""
 
 
 def file_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -97,6 +100,7 @@ def shown(preferences: Preferences) -> dict[str, str]:
         "dhcp.lease_time": str(preferences.lease_seconds),
         "softnet.dhcp_lease_time": str(preferences.softnet_lease_seconds),
         "vms_per_user": str(preferences.vms_per_user),
+        "bridged.allow": ",".join(preferences.bridged_allow) or "none",
     }
 
 
@@ -129,10 +133,14 @@ def _parsed(text: str, path: Path) -> dict[str, str | int]:
     found = dict[str, str | int]()
     for name, value in tables.items():
         if isinstance(value, dict):
-            found |= {f"{name}.{key}": member for key, member in cast("dict[str, Any]", value).items()}
+            found |= {f"{name}.{key}": _word(member) for key, member in cast("dict[str, Any]", value).items()}
         else:
-            found[name] = value
+            found[name] = _word(value)
     return found
+
+
+def _word(value: Any) -> str | int:  # noqa: ANN401 - TOML in, what `change` is given out
+    return ",".join(str(one) for one in cast("list[object]", value)) if isinstance(value, list) else value
 
 
 def _preferences(values: Mapping[str, str]) -> Preferences:
@@ -143,6 +151,7 @@ def _preferences(values: Mapping[str, str]) -> Preferences:
         lease_seconds=int(values.get("dhcp.lease_time", 86_400)),
         softnet_lease_seconds=int(values.get("softnet.dhcp_lease_time", 600)),
         vms_per_user=int(values.get("vms_per_user", 32)),
+        bridged_allow=tuple(filter(None, values.get("bridged.allow", "").split(","))),
     )
 
 
@@ -191,11 +200,22 @@ def _count(key: str, text: str) -> str:
     return text
 
 
+def _interfaces(key: str, text: str) -> str:
+    names = [name for name in text.split(",") if name]
+    for name in names:
+        if not _INTERFACE.fullmatch(name):
+            raise InvalidArgument(f"{key}: '{name}' is no name of an interface", "for example br0, or br0,br1")
+    return "[" + ", ".join(f'"{name}"' for name in names) + "]"
+
+
 def _backend(key: str, text: str) -> str:
     if text not in BACKENDS:
         raise InvalidArgument(f"{key}: '{text}' is none of {', '.join(BACKENDS)}")
     return f'"{text}"'
 
+
+AT_ONCE = frozenset({"bridged.allow"})
+"""Settings that are read whenever they are needed, so that they can be changed at any time."""
 
 KEYS: Mapping[str, Callable[[str, str], str]] = {
     "backend": _backend,
@@ -206,6 +226,7 @@ KEYS: Mapping[str, Callable[[str, str], str]] = {
     "dhcp.lease_time": _seconds,
     "softnet.dhcp_lease_time": _seconds,
     "vms_per_user": _count,
+    "bridged.allow": _interfaces,
 }
 """Each setting and what makes TOML of its value; raises InvalidArgument."""
 

@@ -57,6 +57,14 @@ class Attach(_Request, tag="attach"):
     """The VM runs, and had this tap from a process before this one."""
 
 
+class BridgedCard(_Request, tag="bridged"):
+    """A card on a network that the host is on."""
+
+    interface: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    """Any name of it."""
+    mac: _Mac
+
+
 class Replace(_Request, tag="replace"):
     """Another policy for the VM."""
 
@@ -82,7 +90,7 @@ class Status(_Request, tag="status"):
     """The networks, and the VMs of the user who asks."""
 
 
-Request = More | Attach | Replace | Isolate | Refused | Hits | Status
+Request = More | Attach | BridgedCard | Replace | Isolate | Refused | Hits | Status
 
 
 def read(message: bytes) -> Request:

@@ -117,6 +117,9 @@ def system_settings() -> str:
 
 # [softnet]
 # dhcp_lease_time = 600          # the same with --net-softnet
+
+# [bridged]                      # applies at once
+# allow = []                     # this host's bridges that users may put VMs on by --net-bridged, for example ["br0"]
 """
 
 

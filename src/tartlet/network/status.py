@@ -57,17 +57,22 @@ async def shared_networks() -> tuple[SharedNetwork, ...]:
 
 
 async def change_setting(key: str, value: str, *, system: bool = False) -> None:
-    """Write a setting of the networks, while no VM runs in one.
+    """Write a setting of the networks, while no VM runs in one if it is about them as a whole.
 
     `system`: of those that the users of this host share, which only root may. Raises InvalidArgument, NetworkInUse,
     PreferencesBroken, FileTrouble, BackendUnusable.
     """
     preferences.check(key, value)
+    if key not in preferences.AT_ONCE:
+        await _check_unused(system=system)
+    preferences.change(key, value, preferences.SYSTEM_FILE if system else None)
+
+
+async def _check_unused(*, system: bool) -> None:
     networks = await (_hosts_networks() if system else _own_networks())
     names = sorted(vm.name for network in networks for vm in network.vms)
     if names:
         raise NetworkInUse(names)
-    preferences.change(key, value, preferences.SYSTEM_FILE if system else None)
 
 
 async def _own_networks() -> list[SharedNetwork]:
