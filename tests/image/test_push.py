@@ -340,13 +340,13 @@ async def test_a_push_goes_through_a_bad_line(
 async def test_a_stalled_line_is_left(
     registries: Registries, name: ImageName, before: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(transport, "STALL_SECONDS", 1.0)
     other = ImageName(name.host, name.namespace, tag="other")
     await pushed_disk(registries, disk_file(tmp_path / "small.img", 512, {}), other)  # the small parts are there
     more_than_sockets_hold = dict.fromkeys(range(0, 40 * MIB, len(NOISE)), NOISE)
     disk = disk_file(tmp_path / "large.img", 45 * MIB, more_than_sockets_hold)
-    before.faults.append(Fault("PUT", UPLOADS, times=2, hang=20))
-    with anyio.fail_after(15):
+    before.faults.append(Fault("PUT", UPLOADS, times=2, hang=60))
+    with anyio.fail_after(50):
         await pushed_disk(registries, disk, name, piece_size=64 * MIB)
     assert before.faults[0].times == 0
     assert same(await pulled_disk(registries, name, tmp_path), disk)

@@ -32,6 +32,12 @@ from tartlet.image.reference import is_digest
 
 _LARGEST = 2**64 - 1
 
+_LARGEST_FILE = 2**63 - 1
+"""Bytes that a file can have at most: offsets are signed."""
+
+_MOST_A_BYTE = 255
+"""Bytes of a disk that one byte of an LZ4 block stands for at most (LZ4's lz4_Block_format.md, "Literals")."""
+
 
 class StackedImage(UserError):
     """The image's disk is made of layers that only a Mac can join."""
@@ -131,7 +137,9 @@ def flat_layout(manifest: Manifest, name: object) -> Layout:
     """The parts of an image that this host can use. Raises StackedImage for `name` when it cannot, and BadManifest."""
     if looks_stacked(manifest):
         raise StackedImage(name)
-    return read_layout(manifest)
+    layout = read_layout(manifest)
+    _check_sizes(layout.base)
+    return layout
 
 
 def total_size(sizes: Sequence[int]) -> int | None:
@@ -149,7 +157,10 @@ def _check_frame(manifest: Manifest) -> None:
         )
     strange = [kind for kind in types if kind not in (VM_CONFIG, DISK, OVERLAY, NVRAM)]
     if strange:
-        raise BadManifest(f"not a VM image that is understood here: it has a layer of type {strange[0]}")
+        raise BadManifest(
+            f"not a VM image that is understood here: it has a layer of type {strange[0]}",
+            "it may be an image of a container or of another program; tart pulls VMs that `tart push` has made",
+        )
     for kind, what, place in ((VM_CONFIG, "VM config", 0), (NVRAM, "NVRAM", len(types) - 1)):
         if types.count(kind) != 1:
             raise BadManifest(f"an image has exactly one {what} layer, this one has {types.count(kind)}")
@@ -203,6 +214,15 @@ def _file(layers: Sequence[Descriptor], digest: str | None) -> DiskFile:
     if total_size([piece.size for piece in pieces]) is None:
         raise BadManifest("the sizes of the disk's layers add up to more than 64 bits hold")
     return DiskFile(pieces=tuple(pieces), digest=digest)
+
+
+def _check_sizes(disk: DiskFile) -> None:
+    """Nobody makes room, or hashes zeros, for a disk that its layers cannot hold."""
+    for piece in disk.pieces:
+        if piece.size > piece.blob.size * _MOST_A_BYTE:
+            raise BadManifest(f"a disk layer of {piece.blob.size} bytes cannot hold {piece.size} bytes of a disk")
+    if disk.size > _LARGEST_FILE:
+        raise BadManifest(f"no file can have the {disk.size} bytes of its disk")
 
 
 def _digest(layer: Descriptor, key: str) -> str | None:

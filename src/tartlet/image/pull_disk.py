@@ -21,9 +21,13 @@ from tartlet.image.reuse import LocalPieces, take
 from tartlet.image.source import RawSource
 from tartlet.image.transfer import fetch_piece
 from tartlet.image.work import WorkFolder
+from tartlet.units import MIB
 
 _LEAST_RATIO = 64
 """A blob that is not this much smaller than its piece holds more than zeros."""
+
+_LARGEST_ZEROS = 1024 * MIB
+"""Bytes of a piece that is looked at for that; nobody makes pieces of more than half of it."""
 
 _T = TypeVar("_T")
 
@@ -47,7 +51,8 @@ class DiskInProgress:
 
     async def look(self) -> None:
         """Find the zeros, and verify what was written before this machine was last started. Raises FileTrouble."""
-        self._zeros = frozenset(await to_thread.run_sync(_zeros, self._pieces))
+        zeros = [place for place, piece in enumerate(self._pieces) if await to_thread.run_sync(_is_zeros, piece)]
+        self._zeros = frozenset(zeros)
         if self._journal.is_trusted:
             return
         kept = {place for place in self._journal.done if place < len(self._pieces) and await self._is_right(place)}
@@ -157,13 +162,10 @@ def _sized(descriptor: int, size: int) -> bool:
     return is_new
 
 
-def _zeros(pieces: tuple[Piece, ...]) -> list[int]:
-    """The pieces of nothing but zeros."""
-    return [
-        place
-        for place, piece in enumerate(pieces)
-        if piece.blob.size * _LEAST_RATIO <= piece.size and is_zero_content(piece.content_digest, piece.size)
-    ]
+def _is_zeros(piece: Piece) -> bool:
+    """Whether a piece is nothing but zeros. Hashes as many once for each size, half a second for the largest."""
+    may_be = piece.blob.size * _LEAST_RATIO <= piece.size <= _LARGEST_ZEROS
+    return may_be and is_zero_content(piece.content_digest, piece.size)
 
 
 async def _last(steps: Iterator[_T | None]) -> _T | None:
