@@ -49,5 +49,11 @@ def test_importing_the_package_imports_none_of_its_parts(tmp_path: Path) -> None
     assert found <= {"tartlet", "tartlet.version"}
 
 
+def test_a_run_without_a_page_brings_no_http_server(tmp_path: Path) -> None:
+    found = imported_by("import tartlet.vm.supervisor, tartlet.vm.web, tartlet.cli.web", tmp_path)
+    assert "tartlet.vm.web" in found
+    assert not {name for name in found if name.startswith(("aiohttp", "tartlet.web"))}
+
+
 def test_a_heavy_import_would_be_seen(tmp_path: Path) -> None:
     assert HEAVY & imported_by("import asyncio, tartlet.cli.main", tmp_path) >= {"asyncio"}

@@ -6,7 +6,10 @@ import base64
 import json
 import os
 import re
+import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,40 @@ def link_in(text: str) -> str:
     return found[0]
 
 
+FORWARD = """
+import asyncio, sys
+async def copied(source, target):
+    while data := await source.read(65536):
+        target.write(data)
+        await target.drain()
+    target.close()
+async def joined(reader, writer):
+    far_reader, far_writer = await asyncio.open_connection("127.0.0.1", int(sys.argv[1]))
+    await asyncio.gather(copied(reader, far_writer), copied(far_reader, writer))
+async def main():
+    server = await asyncio.start_server(joined, "127.0.0.1", int(sys.argv[2]))
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def forwarded(lab: Lab, link: str, port: int = 0) -> Generator[int]:
+    """A port that leads to that of the link, as SSH forwards one, until the block ends; then it breaks."""
+    words = lab.network.words(sys.executable, "-c", FORWARD, str(port_in(link)), str(port))
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def port_in(link: str) -> int:
+    return int(link.partition("/?")[0].rpartition(":")[2])
+
+
 def entered(chromium: Browser, link: str) -> Page:
     page = chromium.page()
     page.go(link)
@@ -57,6 +94,7 @@ def test_a_guest_is_seen_and_typed_to_in_a_browser(tmp_path: Path, suspended: La
     with (
         leaving_nobody(),
         suspended.running(),
+        ExitStack() as held,
         browser(tmp_path / "profile", suspended.network.words) as chromium,
     ):
         link = link_in(suspended.done("web", "mini"))
@@ -67,7 +105,12 @@ def test_a_guest_is_seen_and_typed_to_in_a_browser(tmp_path: Path, suspended: La
         other.go(link)
         other.wait("document.body?.innerText.includes('used already')")
         assert "tart web mini" in other.value("document.body.innerText")
-        other = entered(chromium, link_in(suspended.done("web", "mini")))
+        fresh = link_in(suspended.done("web", "mini"))
+        with forwarded(suspended, link) as port:
+            other = entered(chromium, fresh.replace(f":{port_in(link)}/", f":{port}/"))
+        other.wait("document.querySelector('#state').dataset.state === 'lost'")
+        held.enter_context(forwarded(suspended, link, port))
+        other.wait("document.querySelector('#state').dataset.state === 'running'")
 
         page.click("#terminal .surface")
         page.type("\rprintf '\\033[?25l\\n\\n%s\\n' 'seen by both' > /dev/tty1; echo $((6*7))\r")
@@ -145,7 +188,7 @@ def test_a_desktop_gets_a_link_of_its_own(tmp_path: Path, stopped: Lab, monkeypa
     opened = text_of(tmp_path / "told").split()[0]
     assert opened not in said
     assert guest_behind(stopped, opened)["screen"] is True
-    port = opened.partition("/?")[0].rpartition(":")[2]
+    port = str(port_in(opened))
     stopped.done("create", "--linux", "empty")
     refused = stopped.tart("run", "empty", "--web", "--web-port", port)
     assert (refused.code, refused.err.splitlines()[0]) == (

@@ -186,15 +186,7 @@ async def test_the_screen_is_joined_to_qemu_and_waits_for_a_slow_page() -> None:
         ours.screen.setblocking(False)
         await anyio.wait_readable(ours.screen)
         assert ours.screen.recv(100) == b"RFB 003.008\n"
-        sent = 0
-        with anyio.move_on_after(20):  # the client of this test reads nothing, so its own buffers fill up
-            while sent < 256 << 20:
-                with anyio.move_on_after(1) as waiting:
-                    await anyio.wait_writable(ours.screen)
-                if waiting.cancelled_caught:
-                    break
-                sent += ours.screen.send(bytes(1 << 20))
-        assert sent < 64 << 20
+        assert await _filled(ours.screen) < 64 << 20, "the client of this test reads nothing"
         ours.screen.close()
         while (message := await ws.receive(timeout=5)).type is aiohttp.WSMsgType.BINARY:
             pass
@@ -233,6 +225,40 @@ async def test_pages_are_told_of_the_end_and_the_port_is_free_again() -> None:
                 assert again.port == web.port
                 assert await status(client, home) == 403, "the sessions have ended with the server"
     assert ended == [sockets.ENDED] * 3
+
+
+async def test_a_page_that_reads_nothing_does_not_hold_the_end_up() -> None:
+    """A laptop asleep at the other end of a forwarded port is still connected."""
+    ours, serial = socket.socketpair()
+    mine, qemus = socket.socketpair()
+    mine.setblocking(False)
+    qemus.setblocking(False)
+
+    async def screen() -> socket.socket:
+        return mine
+
+    with ours, serial, mine, qemus:
+        guest = Guest(name="mini", serial=SerialConsole(ours), screen=screen)
+        async with aiohttp.ClientSession(cookie_jar=_jar()) as client:
+            with anyio.fail_after(20):
+                async with serving(guest) as web:
+                    async with client.get(web.link()) as answer:
+                        home = f"http://127.0.0.1:{web.port}{answer.cookies['tart']['path']}"
+                    page = await client.ws_connect(home + "screen", origin=f"http://127.0.0.1:{web.port}")
+                    await _filled(qemus)
+            assert not page.closed
+
+
+async def _filled(sock: socket.socket) -> int:
+    """Bytes that went into a non-blocking socket until nobody took any more."""
+    sent = 0
+    while sent < 256 << 20:
+        with anyio.move_on_after(1) as waiting:
+            await anyio.wait_writable(sock)
+        if waiting.cancelled_caught:
+            break
+        sent += sock.send(bytes(1 << 20))
+    return sent
 
 
 async def _told(page: aiohttp.ClientWebSocketResponse, ended: list[int]) -> None:

@@ -175,9 +175,11 @@ class _Pages:
         return ws
 
     async def _hang_up(self, _: web.Application) -> None:
-        async with anyio.create_task_group() as tasks:
-            for ws in self._open:
-                tasks.start_soon(partial(ws.close, code=sockets.ENDED))
+        """Tell the pages that the VM has ended. One that reads nothing, like that of a sleeping laptop, is not told."""
+        with anyio.move_on_after(_PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                for ws in self._open:
+                    tasks.start_soon(partial(ws.close, code=sockets.ENDED))
 
 
 def _html(text: str, status: int = 200) -> web.Response:

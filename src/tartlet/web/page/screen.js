@@ -18,7 +18,9 @@ export class Screen {
     this.rfb.resizeSession = this.guest.follows;
     this.rfb.addEventListener("connect", () => {
       const canvas = this.surface.querySelector("canvas");
+      canvas.tabIndex = 0; // noVNC leaves it out of the keyboard's way around the page
       canvas.setAttribute("role", "application");
+      canvas.setAttribute("aria-describedby", "leave");
       canvas.setAttribute("aria-label", `Screen of ${this.guest.name}`);
       if (hadFocus) {
         this.focus();

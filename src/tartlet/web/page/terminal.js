@@ -20,6 +20,7 @@ export class Terminal {
     this.xterm.loadAddon(fit);
     this.xterm.open(surface);
     new ResizeObserver(() => surface.clientWidth && fit.fit()).observe(surface);
+    this.xterm.textarea.setAttribute("aria-describedby", "leave");
     this.paint();
     dark.addEventListener("change", () => this.paint());
     this.stream = new Stream("terminal", (socket) => this.begin(socket), tell);
