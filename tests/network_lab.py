@@ -99,11 +99,13 @@ class Lab:
 
 
 @asynccontextmanager
-async def laid_out(*policies: Policy | None, host_only: bool = False) -> AsyncGenerator[Lab]:
+async def laid_out(
+    *policies: Policy | None, host_only: bool = False, hides_clients: bool = False
+) -> AsyncGenerator[Lab]:
     """The lab for the length of the block, with a policy for each VM."""
     with wires() as lab:
         async with kernel_rules(lab.host.words()) as base, kernel_rules(lab.host.words()) as rules:
-            await base.load(base_table("tart0", SUBNET, host_only=host_only))
+            await base.load(base_table("tart0", SUBNET, host_only=host_only, hides_clients=hides_clients))
             first, second = policies
             async with filtered(rules, PLUGS[0], first) as one, filtered(rules, PLUGS[1], second) as two:
                 lab.filters.extend([one, two])

@@ -61,6 +61,16 @@ async def test_an_exposed_port() -> None:
             assert lab.reached(outside, HOST_ON_LAN, 2222, source="192.168.0.10")
 
 
+async def test_an_exposed_port_whose_clients_are_hidden_needs_no_rule_for_them() -> None:
+    async with laid_out(Policy.parse(expose="2222:22"), Policy(), hides_clients=True) as lab:
+        with lab.serving(lab.vms[0], 22) as server:
+            assert lab.reached(lab.outside, HOST_ON_LAN, 2222, source="192.168.0.10")
+            with server.accept()[0] as served:
+                assert served.getpeername()[0] == GATEWAY
+            assert not lab.reached(lab.vms[0], "192.168.0.10", 80)
+            assert not lab.reached(lab.vms[1], GATEWAY, 2222)
+
+
 async def test_a_host_only_network() -> None:
     async with laid_out(Policy(), Policy(), host_only=True) as lab:
         with ExitStack() as held:

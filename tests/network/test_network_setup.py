@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from installed_for_all import COMMAND, HELPER, OwnSystem, own_system
 from tartlet.network import setup_program
+from tartlet.network.preferences import KEYS, Preferences, read_text
+from tartlet.network.setup_files import system_settings
 from tartlet.network.setup_program import ProgramUnfit
 
 __all__ = ["own_system"]
@@ -31,7 +34,8 @@ async def main():
     async with Bridge(on_demand=True).attach(one) as place:
         tap = TapGuest(descriptor=place.cables[0].descriptors[0], mac=bytes.fromhex(one.mac.replace(":", "")))
         lease = tap.leased()
-        print(os.getuid(), str(lease.address) == place.record.address, IPv4Address(lease.options[3]))
+        own = str(lease.address) == place.record.address
+        print(os.getuid(), own, IPv4Address(lease.options[3]), 6 in lease.options)
 anyio.run(main)
 """
 INTO_A_FOLDER = """
@@ -83,13 +87,14 @@ def test_a_members_vm_gets_a_place_in_the_hosts_network(own_system: OwnSystem) -
         f"""
         {ALICE}; cp {tests}/tap_guest.py /home/alice; {TAPS_FOR_ALL}; ip link set lo up
         {SETUP} >/dev/null
+        sed -i 's/^# .dns.$/[dns]/; s/^# mode.*/mode = "off"/' /etc/tartlet/network.toml
         {AS_ALICE} env PYTHONPATH=/home/alice {COMMAND.with_name("python")} -c '{ATTACH}'
         for look in $(seq 100); do ip link show tart0 2>/dev/null >&2 || break; sleep 0.1; done
         ip -br link | wc -l
         """,
         namespaces=("--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
     )
-    assert (done.code, done.out.split()) == (0, ["1500", "True", "192.168.64.1", "1"]), done
+    assert (done.code, done.out.split()) == (0, ["1500", "True", "192.168.64.1", "False", "1"]), done
 
 
 def test_a_second_setup_has_nothing_to_do_and_removal_leaves_the_system_as_it_was(own_system: OwnSystem) -> None:
@@ -169,6 +174,14 @@ def test_the_units_are_whole_and_start_what_is_installed(own_system: OwnSystem, 
     assert "ListenSequentialPacket=/run/tartlet/net.sock\nSocketGroup=tart\nSocketMode=0660\n" in listening.read_text()
     assert (units / "sockets.target.wants" / listening.name).is_symlink()
     assert "tart:" in (tmp_path / "etc/passwd").read_text()
+
+
+def test_the_settings_that_are_written_change_nothing_until_they_are_changed(tmp_path: Path) -> None:
+    shown = "".join(re.sub(r"^# (?=.* = |\[)", "", line) for line in system_settings().splitlines(keepends=True))
+    uncommented = read_text(shown, tmp_path)
+    assert read_text(system_settings(), tmp_path) == Preferences()
+    assert uncommented == replace(Preferences(), nat=uncommented.nat, host=uncommented.host)
+    assert all(f"{key.rpartition('.')[2]} = " in shown for key in KEYS if key != "backend")
 
 
 def test_a_folder_is_given_back_as_it_was(own_system: OwnSystem, tmp_path: Path) -> None:

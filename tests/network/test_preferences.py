@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tartlet.errors import InvalidArgument
-from tartlet.network.preferences import KEYS, Preferences, PreferencesBroken, change, file_path, read
+from tartlet.network.preferences import KEYS, Preferences, PreferencesBroken, change, file_path, read, shown
 
 COMMENTED = """# mine
 backend = "passt"  # for now
@@ -56,6 +56,28 @@ def test_a_list_of_interfaces_is_written_as_one(file: Path) -> None:
     assert read(file) == Preferences()
 
 
+@pytest.mark.parametrize(
+    ("mode", "servers"),
+    [
+        ("auto", None),
+        ("off", ()),
+        ("9.9.9.9, 10.0.0.53", (IPv4Address("9.9.9.9"), IPv4Address("10.0.0.53"))),
+    ],
+)
+def test_who_is_asked_for_names(file: Path, mode: str, servers: tuple[IPv4Address, ...] | None) -> None:
+    change("dns.mode", mode, file)
+    assert read(file).name_servers == servers
+    assert shown(read(file))["dns.mode"] == mode.replace(" ", "")
+
+
+@pytest.mark.parametrize("word", ["true", "True", "TRUE"])
+def test_a_switch_is_written_as_toml_has_it(file: Path, word: str) -> None:
+    change("expose_masquerade", word, file)
+    assert "expose_masquerade = true\n" in file.read_text()
+    assert read(file).hides_clients
+    assert not Preferences().hides_clients
+
+
 def test_comments_and_other_settings_stay(file: Path) -> None:
     file.parent.mkdir()
     file.write_text(COMMENTED)
@@ -84,6 +106,11 @@ def test_comments_and_other_settings_stay(file: Path) -> None:
         ("vms_per_user", "0", "no number from 1"),
         ("bridged.allow", "br0, br1", "' br1' is no name of an interface"),
         ("bridged.allow", 'br0"', "is no name of an interface"),
+        ("dns.mode", "on", "none of auto, off, or a list"),
+        ("dns.mode", "9.9.9.9;8.8.8.8", "none of auto, off, or a list"),
+        ("dns.mode", "", "none of auto, off, or a list"),
+        ("dns.mode", "127.0.0.53", "cannot be reached from the guests' network"),
+        ("expose_masquerade", "yes", "neither true nor false"),
     ],
 )
 def test_what_is_no_setting_is_refused_and_changes_nothing(file: Path, key: str, value: str, told: str) -> None:

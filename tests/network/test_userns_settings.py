@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import socket
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+import anyio.to_thread
+import dns.message
 import pytest
 
 from command import TART, Called
-from namespaces import Namespace
-from tap_guest import TapGuest
+from namespaces import UPLINK_ADDRESS, Namespace
+from tap_guest import TapGuest, udp_frame
 from tartlet.network import backend, preferences
 from tartlet.network.attachment import AttachRequest, BackendUnusable, NetworkMode
 from tartlet.network.status import NetworkInUse, change_setting, shared_networks
@@ -31,9 +34,13 @@ def usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TART_HOME", str(tmp_path / "home"))
 
 
+def guest_of(request: AttachRequest, descriptor: int) -> TapGuest:
+    return TapGuest(descriptor=descriptor, mac=bytes.fromhex(request.mac.replace(":", "")))
+
+
 def lease(request: AttachRequest, descriptor: int) -> tuple[IPv4Address, IPv4Address, int]:
     """Address, router and seconds that the guest is given."""
-    answer = TapGuest(descriptor=descriptor, mac=bytes.fromhex(request.mac.replace(":", ""))).leased()
+    answer = guest_of(request, descriptor).leased()
     assert answer is not None
     router = IPv4Address(answer.options.get(3, bytes(4)))
     return answer.address, router, int.from_bytes(answer.options[51], "big")
@@ -47,6 +54,34 @@ async def test_guests_get_the_network_and_the_lease_time_that_were_chosen() -> N
         assert address in IPv4Network("172.20.0.0/16")
         assert (router, seconds) == (IPv4Address("172.20.0.1"), 700)
         assert lease(SOFT, second.cables[0].descriptors[0])[2] == 600
+
+
+async def test_names_are_asked_for_at_the_servers_that_were_chosen() -> None:
+    await change_setting("dns.mode", UPLINK_ADDRESS)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((UPLINK_ADDRESS, 53))
+        server.settimeout(5)
+        async with Userns().attach(ONE) as attachment:
+            tap = guest_of(ONE, attachment.cables[0].descriptors[0])
+            answer = tap.leased()
+            assert answer is not None
+            assert answer.options[6] == answer.options[3]  # the guest asks its gateway
+            own, gateway = str(attachment.record.guest_address), str(IPv4Address(answer.options[3]))
+            router = tap.hardware_of(own, gateway)
+            assert router is not None
+            question = dns.message.make_query("example.org", "A").to_wire()
+            tap.send(udp_frame(tap.mac, router, own, gateway, 5555, 53, question))
+            heard, _ = await anyio.to_thread.run_sync(server.recvfrom, 512)
+            assert dns.message.from_wire(heard).question[0].name.to_text() == "example.org."
+
+
+async def test_guests_that_are_to_ask_nobody_are_told_nobody() -> None:
+    await change_setting("dns.mode", "off")
+    async with Userns().attach(ONE) as attachment:
+        answer = guest_of(ONE, attachment.cables[0].descriptors[0]).leased()
+        assert answer is not None
+        assert 3 in answer.options
+        assert 6 not in answer.options
 
 
 async def test_what_stands_is_told_and_settings_wait_until_it_does_not() -> None:

@@ -49,13 +49,14 @@ class Bridges:
         *,
         outside: Sequence[IPv4Network],
         folder: Path,
-        upstream: IPv4Address | Path,
+        upstream: tuple[IPv4Address, ...] | Path,
         within: Callable[[Start], Start],
     ) -> None:
         """`outside` are networks that are not to be taken, `folder` is for the servers' files, names are asked for at
-        `upstream`, and `within` has a helper be started in the namespace."""
+        `upstream` where the preferences name no servers, and `within` has a helper be started in the namespace."""
         self._preferences, self._outside = preferences, outside
-        self._folder, self._upstream, self._within = folder, upstream, within
+        self._folder, self._within = folder, within
+        self._upstream = upstream if preferences.name_servers is None else preferences.name_servers
         self.fabrics: dict[str, Fabric] = {}
         self.helpers: list[Helper] = []
         """What is to be kept running, in the order in which it was wanted. Whoever made this starts it."""
@@ -91,9 +92,15 @@ class Bridges:
     def _made(self, bridge: str, wish: IPv4Network | None, usual: Sequence[IPv4Network]) -> Fabric:
         network = self._free(wish, usual)
         routed = bridge == ROUTED
-        upstream = self._upstream if routed else None
-        fabric = Fabric(Served(bridge=bridge, network=network, folder=self._folder, routed=routed, upstream=upstream))
-        self.fabrics[bridge] = fabric
+        served = Served(
+            bridge=bridge,
+            network=network,
+            folder=self._folder,
+            routed=routed,
+            upstream=self._upstream if routed else (),
+            hides_clients=self._preferences.hides_clients,
+        )
+        fabric = self.fabrics[bridge] = Fabric(served)
         self.helpers.append(Helper(f"dnsmasq ({bridge})", self._within(fabric.server.start)))
         return fabric
 

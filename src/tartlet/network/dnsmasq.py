@@ -50,9 +50,14 @@ class Served:
     folder: Path
     """Where the server's files are."""
     routed: bool
-    """Whether guests are told a router and a name server; without them they reach the bridge's network only."""
-    upstream: IPv4Address | Path | None = None
-    """Where names are asked for that are not of this network: a server, or a file that tells some (resolv.conf(5))."""
+    """Whether guests are told a router; without one they reach the bridge's network only."""
+    upstream: tuple[IPv4Address, ...] | Path = ()
+    """Where names are asked for that are not of this network: servers, or a file that tells some (resolv.conf(5)).
+
+    Without any, guests are told no name server.
+    """
+    hides_clients: bool = False
+    """Whether guests see their gateway as the client of exposed ports."""
 
     @property
     def gateway(self) -> IPv4Address:
@@ -104,8 +109,11 @@ def configuration(served: Served, hosts: Path) -> str:
     if isinstance(served.upstream, Path):
         upstream = [f"resolv-file={served.upstream}"]
     else:
-        upstream = ["no-resolv", "no-poll", *([f"server={served.upstream}"] if served.upstream else [])]
-    options = [f"router,{gateway}", f"dns-server,{gateway}"] if served.routed else ["router", "dns-server"]
+        upstream = ["no-resolv", "no-poll", *(f"server={server}" for server in served.upstream)]
+    options = [
+        f"router,{gateway}" if served.routed else "router",
+        f"dns-server,{gateway}" if served.upstream else "dns-server",
+    ]
     lines = [
         "port=53", f"interface={served.bridge}", "except-interface=lo", "bind-interfaces",
         "user=root", "group=", "pid-file=", "no-hosts", *upstream,

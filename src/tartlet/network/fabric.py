@@ -90,7 +90,9 @@ def base_rules(served: Served) -> str:
     and is closed here: the way from one guest to another by their router. That is seen where frames leave the bridge
     for the host: the rules for routed packets meet those from port to port too, where br_netfilter is loaded.
     """
-    text = base_table(served.bridge, served.network, host_only=not served.routed).replace("flags owner;", "")
+    text = base_table(
+        served.bridge, served.network, host_only=not served.routed, hides_clients=served.hides_clients
+    ).replace("flags owner;", "")
     own = f"{served.gateway}, {served.network.broadcast_address}"
     return f"""{text}
 table bridge tart_{served.bridge} {{

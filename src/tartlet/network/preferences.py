@@ -23,6 +23,8 @@ NAT_ADDRESS, HOST_ADDRESS = "192.168.64.1", "192.168.128.1"
 _MASK = "255.255.255.0"
 _INTERFACE = re.compile(r"[^\s/:\"\\]{1,15}")
 _WIDEST, _NARROWEST = 16, 29
+_AUTO, _OFF = "auto", "off"
+_DNS_EXAMPLE = "for example 9.9.9.9,149.112.112.112"
 _MOST_VMS = 65_000
 _SHORTEST_LEASE, _LONGEST_LEASE = 120, 2**31
 """Seconds; dnsmasq makes shorter ones longer."""
@@ -45,10 +47,14 @@ class Preferences:
     host: IPv4Network | None = None
     lease_seconds: int = 86_400
     softnet_lease_seconds: int = 600
+    name_servers: tuple[IPv4Address, ...] | None = None
+    """Where guests' names are asked for; None: where the host asks; empty: guests are told no name server."""
     vms_per_user: int = 32
     """In the host's own network; heeded in the system's file only."""
     bridged_allow: tuple[str, ...] = ()
     """Interfaces that users may put VMs on by the privileged process; heeded in the system's file only."""
+    hides_clients: bool = False
+    """Whether a guest sees its gateway as the client of exposed ports, instead of the client itself; likewise."""
 
 
 def file_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -99,9 +105,17 @@ def shown(preferences: Preferences) -> dict[str, str]:
         "host.mask": str(host.netmask) if host else _MASK,
         "dhcp.lease_time": str(preferences.lease_seconds),
         "softnet.dhcp_lease_time": str(preferences.softnet_lease_seconds),
+        "dns.mode": _dns_mode(preferences.name_servers),
         "vms_per_user": str(preferences.vms_per_user),
         "bridged.allow": ",".join(preferences.bridged_allow) or "none",
+        "expose_masquerade": str(preferences.hides_clients).lower(),
     }
+
+
+def _dns_mode(servers: tuple[IPv4Address, ...] | None) -> str:
+    if servers is None:
+        return _AUTO
+    return ",".join(str(server) for server in servers) or _OFF
 
 
 def check(key: str, value: str) -> None:
@@ -150,8 +164,10 @@ def _preferences(values: Mapping[str, str]) -> Preferences:
         host=_network(values, "host", HOST_ADDRESS),
         lease_seconds=int(values.get("dhcp.lease_time", 86_400)),
         softnet_lease_seconds=int(values.get("softnet.dhcp_lease_time", 600)),
+        name_servers=_name_servers(values.get("dns.mode", _AUTO)),
         vms_per_user=int(values.get("vms_per_user", 32)),
         bridged_allow=tuple(filter(None, values.get("bridged.allow", "").split(","))),
+        hides_clients=values.get("expose_masquerade", "false").lower() == "true",
     )
 
 
@@ -208,6 +224,34 @@ def _interfaces(key: str, text: str) -> str:
     return "[" + ", ".join(f'"{name}"' for name in names) + "]"
 
 
+def _switch(key: str, text: str) -> str:
+    if text.lower() not in ("true", "false"):
+        raise InvalidArgument(f"{key}: '{text}' is neither true nor false")
+    return text.lower()
+
+
+def _dns(key: str, text: str) -> str:
+    try:
+        servers = _name_servers(text) or ()
+    except AddressValueError as exc:
+        raise InvalidArgument(
+            f"{key}: '{text}' is none of auto, off, or a list of IPv4 addresses", _DNS_EXAMPLE
+        ) from exc
+    for server in servers:
+        if server.is_loopback or server.is_multicast or server.is_unspecified:
+            raise InvalidArgument(
+                f"{key}: {server} cannot be reached from the guests' network", "auto asks where this host asks"
+            )
+    return f'"{text}"'
+
+
+def _name_servers(text: str) -> tuple[IPv4Address, ...] | None:
+    """Raises AddressValueError."""
+    if text == _AUTO:
+        return None
+    return () if text == _OFF else tuple(IPv4Address(server.strip()) for server in text.split(","))
+
+
 def _backend(key: str, text: str) -> str:
     if text not in BACKENDS:
         raise InvalidArgument(f"{key}: '{text}' is none of {', '.join(BACKENDS)}")
@@ -225,8 +269,10 @@ KEYS: Mapping[str, Callable[[str, str], str]] = {
     "host.mask": _mask,
     "dhcp.lease_time": _seconds,
     "softnet.dhcp_lease_time": _seconds,
+    "dns.mode": _dns,
     "vms_per_user": _count,
     "bridged.allow": _interfaces,
+    "expose_masquerade": _switch,
 }
 """Each setting and what makes TOML of its value; raises InvalidArgument."""
 

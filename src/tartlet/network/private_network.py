@@ -45,7 +45,7 @@ class PrivateNetwork:
         self._name_server = resolvers.first()
         self._uplink: Helper | None = None
         self._bridges = Bridges(
-            preferences, outside=outside, folder=SHELTER, upstream=pasta.GATEWAY, within=self._within
+            preferences, outside=outside, folder=SHELTER, upstream=(pasta.GATEWAY,), within=self._within
         )
         self._inside.do(self._bridges.routed)
         for helper in self.helpers:

@@ -47,12 +47,15 @@ def name_server_table(plug: Plug, port: int) -> str:
 }}"""
 
 
-def base_table(bridge: str, subnet: IPv4Network, *, host_only: bool = False) -> str:
+def base_table(bridge: str, subnet: IPv4Network, *, host_only: bool = False, hides_clients: bool = False) -> str:
     """What all VMs of a network share: masquerading, or for a host-only network the closed door; and the guard.
 
     The guard drops frames of taps (`TAP_PREFIX`) that no VM's table has seen, so a VM whose table is gone is mute. The
     mark is wiped only after the guards of all networks here have looked. VMs are delivered ARP and IPv4 only: one rule
     for all of them, because every chain costs every packet a look.
+
+    With `hides_clients` guests see their gateway as the client of exposed ports. Without it they do so only where the
+    client is the host, which they could not answer.
     """
     interface(bridge)
     door = (
@@ -70,7 +73,7 @@ def base_table(bridge: str, subnet: IPv4Network, *, host_only: bool = False) -> 
     flags owner;
     chain outgoing {{
         type nat hook postrouting priority srcnat; policy accept;
-        oifname "{bridge}" ct status dnat fib saddr type local masquerade
+        oifname "{bridge}" ct status dnat {"" if hides_clients else "fib saddr type local "}masquerade
         {masquerade}
     }}{door}
 }}

@@ -103,6 +103,10 @@ def system_settings() -> str:
 # A change applies from the next start of the network on: when no VM runs in it.
 
 # vms_per_user = 32              # how many VMs of one user can be in it at once
+# expose_masquerade = false      # true: guests see their gateway as the client of exposed ports, and need allow nobody
+
+# [dns]
+# mode = "auto"                  # where this host asks; "off"; or name servers: "9.9.9.9,149.112.112.112"
 
 # [nat]
 # address = "192.168.64.1"      # the guests' gateway; another network is taken when this host reaches one of that name
