@@ -1,4 +1,4 @@
-"""Real guests on the backends that need no rights: who reaches whom."""
+"""Real guests on the backends: who reaches whom."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from namespaces import UPLINK_ADDRESS
 from plugged_guests import BEND_LOOPBACK, over_ssh, plugged, saying
 from tartlet.network.attachment import NetworkMode
 from tartlet.network.backend import NetworkBackend
+from tartlet.network.bridge import Bridge
 from tartlet.network.passt import Passt
 from tartlet.network.slirp import Slirp
 from tartlet.network.userns import Userns
@@ -18,10 +19,11 @@ from tartlet.network.userns import Userns
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
 
 SECRET, PUBLIC = "loopback-only", "for-everybody"
-GATEWAYS = {"userns": "192.168.64.1", "passt": "10.0.2.2", "slirp": "10.0.2.2"}
+BRIDGE = Bridge(on_demand=True)
+GATEWAYS = {"bridge": "192.168.64.1", "userns": "192.168.64.1", "passt": "10.0.2.2", "slirp": "10.0.2.2"}
 
 
-@pytest.mark.parametrize("backend", [Userns(), Passt(), Slirp()], ids=lambda backend: backend.name)
+@pytest.mark.parametrize("backend", [BRIDGE, Userns(), Passt(), Slirp()], ids=lambda backend: backend.name)
 async def test_the_host_reaches_the_guest_and_the_guest_the_outside(backend: NetworkBackend, tmp_path: Path) -> None:
     if lack := backend.lacking():
         pytest.skip(lack.reason)
@@ -38,11 +40,12 @@ async def test_the_host_reaches_the_guest_and_the_guest_the_outside(backend: Net
         assert any("127.0.0.1" in note for note in machine.attachment.notes)
 
 
+@pytest.mark.parametrize("backend", [BRIDGE, Userns()], ids=lambda backend: backend.name)
 async def test_a_guest_of_the_shared_network_cannot_reach_the_hosts_loopback_by_bending_its_routes(
-    tmp_path: Path,
+    backend: NetworkBackend, tmp_path: Path
 ) -> None:
     with saying(SECRET, "127.0.0.1", 9999):
-        async with plugged(tmp_path, Userns(), NetworkMode.NAT) as machine:
+        async with plugged(tmp_path, backend, NetworkMode.NAT) as machine:
             await in_guest(machine.guest.agent, BEND_LOOPBACK.replace("10.0.2.2", GATEWAYS["userns"]))
             assert await machine.heard("127.0.0.1", 9999) == ""
 
