@@ -71,6 +71,7 @@ PUBLIC = {
     "tartlet.vm.export": {"Exported", "export"},
     "tartlet.vm.filter_state": {"filter_state", "filter_states"},
     "tartlet.vm.folder": {"VmFolder", "VmIncomplete"},
+    "tartlet.vm.folder_sync": {"Synchronised"},
     "tartlet.vm.fork": {"ForkFailed", "VmExists", "fork"},
     "tartlet.vm.import_archive": {"import_archive"},
     "tartlet.vm.lifecycle": {"VmAlreadyRunning", "running"},
@@ -86,6 +87,7 @@ PUBLIC = {
     "tartlet.vm.snapshot": {"SnapshotExists", "create_snapshot", "delete_snapshot", "restore_snapshot"},
     "tartlet.vm.snapshot_names": {"Snapshot", "SnapshotMissing", "snapshots"},
     "tartlet.vm.stop": {"request_suspend", "stop", "wait_until_stopped"},
+    "tartlet.vm.sync_now": {"sync_now"},
     "tartlet.vm.web": {"open_web", "web_link"},
     "tartlet.vm.store": {"VmMissing", "VmNotRunning", "VmRunning", "VmStore"},
 }

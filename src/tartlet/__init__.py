@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from tartlet.vm.export import Exported, export
     from tartlet.vm.filter_state import filter_state, filter_states
     from tartlet.vm.folder import VmFolder, VmIncomplete
+    from tartlet.vm.folder_sync import Synchronised
     from tartlet.vm.fork import ForkFailed, VmExists, fork
     from tartlet.vm.import_archive import import_archive
     from tartlet.vm.lifecycle import VmAlreadyRunning, running
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from tartlet.vm.snapshot_names import Snapshot, SnapshotMissing, snapshots
     from tartlet.vm.stop import request_suspend, stop, wait_until_stopped
     from tartlet.vm.store import VmMissing, VmNotRunning, VmRunning, VmStore
+    from tartlet.vm.sync_now import sync_now
     from tartlet.vm.web import open_web, web_link
 
 _MODULES = {
@@ -138,6 +140,7 @@ _MODULES = {
     "vm.export": ("Exported", "export"),
     "vm.filter_state": ("filter_state", "filter_states"),
     "vm.folder": ("VmFolder", "VmIncomplete"),
+    "vm.folder_sync": ("Synchronised",),
     "vm.fork": ("ForkFailed", "VmExists", "fork"),
     "vm.import_archive": ("import_archive",),
     "vm.lifecycle": ("VmAlreadyRunning", "running"),
@@ -153,6 +156,7 @@ _MODULES = {
     "vm.snapshot": ("SnapshotExists", "create_snapshot", "delete_snapshot", "restore_snapshot"),
     "vm.snapshot_names": ("Snapshot", "SnapshotMissing", "snapshots"),
     "vm.stop": ("request_suspend", "stop", "wait_until_stopped"),
+    "vm.sync_now": ("sync_now",),
     "vm.store": ("VmMissing", "VmNotRunning", "VmRunning", "VmStore"),
     "vm.web": ("open_web", "web_link"),
 }
@@ -207,6 +211,7 @@ __all__ = [
     "Snapshot",
     "SnapshotExists",
     "SnapshotMissing",
+    "Synchronised",
     "SystemChange",
     "TooLarge",
     "ToolFailed",
@@ -273,6 +278,7 @@ __all__ = [
     "snapshots",
     "stat_path",
     "stop",
+    "sync_now",
     "type_text",
     "wait_until_stopped",
     "web_link",

@@ -93,6 +93,8 @@ def test_a_vm_that_can_be_suspended_shares_no_folders() -> None:
     for state, asked in ((VmState.SUSPENDED, options), (VmState.STOPPED, replace(options, suspendable=True))):
         with pytest.raises(InvalidArgument, match="--dir cannot go with"):
             run_rules.agreed_with_vm(asked, LINUX, state)
+    copied = RunOptions(dirs=("/tmp:sync",), suspendable=True)
+    assert run_rules.agreed_with_vm(copied, LINUX, VmState.SUSPENDED) == copied
 
 
 def test_a_suspended_vm_is_run_as_a_suspendable_one() -> None:

@@ -411,3 +411,29 @@ async def test_one_that_has_nothing_to_do_gives_way_at_once(tmp_path: Path) -> N
             await told(channel, "true")
             process.send_signal(signal.SIGHUP)
             assert await anyio.to_thread.run_sync(process.wait, 5) == 0
+
+
+async def test_an_agent_that_shall_stop_waits_for_the_host(tmp_path: Path) -> None:
+    with agent_process() as (port, process):
+        async with agents_served(tmp_path, port) as agents, connect(tmp_path, patience=10) as channel:
+            done: list[bytes] = []
+
+            async def act() -> None:
+                done.append((await heard(channel, "echo", "still here")).out)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(agents.before_shutdown, act)
+                await heard(channel, "true")
+                process.terminate()
+                process.terminate()
+                assert await anyio.to_thread.run_sync(process.wait, 10) == 0
+                tasks.cancel_scope.cancel()
+            assert done == [b"still here\n"]
+
+
+async def test_an_agent_that_nobody_holds_stops_at_once(tmp_path: Path) -> None:
+    with agent_process() as (port, process):
+        async with agents_served(tmp_path, port), connect(tmp_path, patience=10) as channel:
+            await heard(channel, "true")
+            process.terminate()
+            assert await anyio.to_thread.run_sync(process.wait, 10) == 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tartlet.share.arguments import AUTOMOUNT_TAG, BadShare, Share, grouped, parse_share_option
+from tartlet.share.arguments import AUTOMOUNT_TAG, BadShare, Share, grouped, parse_share_option, synced
 
 TAG = AUTOMOUNT_TAG
 URL = "https://example.com/archive.tar.gz"
@@ -39,6 +41,33 @@ def test_values(value: str, name: str | None, path: str, read_only: bool, tag: s
     share = parse_share_option(value)
     assert share == Share(path=path, name=name, read_only=read_only, tag=tag)
     assert share.is_address == ("example.com" in path)
+
+
+def test_copies_and_where_they_are_in_the_guest() -> None:
+    values = ["/a/src:sync", "x:/b:sync,ro", "/c:sync,tag=work", "/d:tag=other", "src:/e:ro,sync", "y:./sync:sync"]
+    assert [(copy.path, copy.guest_path, copy.read_only) for copy in synced(values)] == [
+        ("/e", "/mnt/shared/src", True),
+        ("/b", "/mnt/shared/x", True),
+        ("/c", "/mnt/work/c", False),
+        (os.path.abspath("sync"), "/mnt/shared/y", False),
+    ]
+    assert [group.tag for group in grouped(values)] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (["/a:sync", "/b"], "is to be copied to where the shared folders with the tag"),
+        (["/a:sync,tag=t", "/b:tag=t"], "with the tag 't'"),
+        (["/:sync"], "/ needs a name"),
+        (["/a:sync,tag=t/u"], "cannot be a folder"),
+        (["/a:sync,tag=.."], "cannot be a folder"),
+        ([f"{URL}:sync"], "is a copy already"),
+    ],
+)
+def test_copies_that_cannot_be(values: list[str], told: str) -> None:
+    with pytest.raises(BadShare, match=told):
+        synced(values)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,8 @@ def _interfaces_listed(ctx: click.Context, param: click.Parameter, given: tuple[
     metavar="<[name:]path[:options]>",
     multiple=True,
     shell_complete=directories,
-    help="Share a folder with the guest. Options, separated by commas: ro, tag=<tag>. Can be given several times.",
+    help="Share a folder with the guest. Options, separated by commas: ro, tag=<tag>, and sync for a copy in the guest "
+    "that is brought back at the end. Can be given several times.",
 )
 @_flag("--nested", "Let the guest run VMs of its own.")
 @click.option(

@@ -42,9 +42,9 @@ def agreed(options: RunOptions) -> RunOptions:
         )
     _refuse_mac_only(options)
     if options.dirs:
-        from tartlet.share.arguments import grouped
+        from tartlet.share.arguments import synced
 
-        grouped(options.dirs)
+        synced(options.dirs)
     return options
 
 
@@ -107,9 +107,7 @@ def agreed_with_vm(options: RunOptions, config: VmConfig, state: VmState) -> Run
             f"{' and '.join(missing)} cannot go with a VM that can be suspended", f"leave out {' and '.join(missing)}"
         )
     if options.suspendable and options.dirs:
-        raise InvalidArgument(
-            "--dir cannot go with a VM that can be suspended: QEMU cannot save shared folders", _unsaved(state)
-        )
+        _refuse_served(options.dirs, state)
     if options.no_trackpad and config.os != "darwin":
         raise InvalidArgument("--no-trackpad is for macOS guests only", "--no-pointer takes the pointing device away")
     if options.provisioning_options is not None:
@@ -118,10 +116,19 @@ def agreed_with_vm(options: RunOptions, config: VmConfig, state: VmState) -> Run
     return options
 
 
+def _refuse_served(dirs: tuple[str, ...], state: VmState) -> None:
+    from tartlet.share.arguments import grouped
+
+    if grouped(dirs):
+        raise InvalidArgument(
+            "--dir cannot go with a VM that can be suspended: QEMU cannot save shared folders", _unsaved(state)
+        )
+
+
 def _unsaved(state: VmState) -> str:
     if state is VmState.SUSPENDED:
-        return "run it without --dir, or drop its saved state first: tart stop"
-    return "leave out --suspendable or --dir"
+        return "share a synchronised copy with --dir=NAME:PATH:sync, or drop the saved state first: tart stop"
+    return "share a synchronised copy with --dir=NAME:PATH:sync, or leave out --suspendable or --dir"
 
 
 def _refuse_foreign_installers(options: RunOptions, arch: str) -> None:

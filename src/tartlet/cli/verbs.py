@@ -36,6 +36,7 @@ VERBS: Mapping[str, str] = {
     "delete": "Delete VMs and cached images.",
     "suspend": "Save a running VM to disk; its next run continues there.",
     "cp": "Copy files and folders between this machine and a running VM.",
+    "sync": "Synchronise the folders of 'run --dir=...:sync' now.",
     "agent": "Look after the guest agent in a VM.",
     "port-forward": "Make ports of a running VM's loopback reachable on this machine.",
     "wait": "Wait until a VM has ended, and print how it did.",

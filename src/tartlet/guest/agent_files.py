@@ -41,6 +41,8 @@ supervisor=supervise-daemon
 command={FILE}
 respawn_delay=2
 respawn_max=0
+# A host may have something to do before the agent stops.
+retry="TERM/85/KILL/5"
 
 depend() {{
     need localmount

@@ -25,6 +25,14 @@ _OWN_HANDSHAKE = 3.0
 """Seconds our agent may take from opening its port to its answer before the other is asked."""
 
 
+_HOLD_PAUSE = 0.5
+"""Seconds in which an agent that was let go is gone."""
+
+
+class _Acted(Exception):
+    """What was to be done before the agent stops is done."""
+
+
 class Kind(enum.StrEnum):
     """Which agent answers."""
 
@@ -106,6 +114,28 @@ class GuestAgents:
             await self.qemu.agent.set_clock(time.time_ns())
         else:
             await self._asked({"do": "clock", "nanoseconds": time.time_ns()})
+
+    async def before_shutdown(self, act: Callable[[], Awaitable[None]]) -> None:
+        """Do something each time the guest's system stops our agent, as when it shuts down; it waits for that.
+
+        Does not return. Raises AgentFailed when the agent does not know how to wait.
+        """
+
+        async def stopping(_: bytes) -> None:
+            await act()
+            raise _Acted
+
+        async def nothing(_: bytes) -> None:
+            pass
+
+        while True:
+            await self.own.wait_ready(None)
+            try:
+                async with self.own.request({"do": "hold"}) as channel:
+                    await channel.outcome(stopping, nothing)
+            except (_Acted, AgentUnavailable) as exc:
+                log.debug("the guest's agent is held no more: %r", exc)
+            await anyio.sleep(_HOLD_PAUSE)
 
     async def _asked(self, told: dict[str, object]) -> End:
         async def nothing(_: bytes) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-
-import anyio
-import anyio.to_thread
 
 from tartlet.errors import UserError
 from tartlet.guest.channel import GuestChannel
@@ -17,7 +14,7 @@ from tartlet.guest.commands import Command
 from tartlet.guest.errors import escaped
 from tartlet.guest.files import carried_out, read_tree, write_tree
 from tartlet.guest.path_errors import GuestPathTrouble
-from tartlet.host.pipes import drained, pouring
+from tartlet.host.pipes import drained, joined, pouring, raise_first
 from tartlet.host.tar_stream import pack, unpack
 
 _LOOK = """\
@@ -53,8 +50,8 @@ async def copy_into(channel: GuestChannel, source: Path, target: str, *, user: s
         with _told_as_copying():
             await write_tree(channel, folder, drained(reading), user=user)
 
-    told, ran = await _together(work, fill, reading)
-    _raise_first(told, ran)
+    told, ran = await joined(work, fill, reading)
+    raise_first(told, ran)
 
 
 async def copy_from(channel: GuestChannel, source: str, target: Path, *, user: str = "") -> None:
@@ -81,8 +78,8 @@ async def copy_from(channel: GuestChannel, source: str, target: Path, *, user: s
         with _told_as_copying():
             await read_tree(channel, folder, name, pouring(writing), user=user)
 
-    told, ran = await _together(work, take, writing)
-    _raise_first(ran if isinstance(ran, UserError) else None, told, ran)
+    told, ran = await joined(work, take, writing)
+    raise_first(ran if isinstance(ran, UserError) else None, told, ran)
 
 
 def _place_inside(source: Path, target: str, kind: str) -> tuple[str, str]:
@@ -107,41 +104,6 @@ def _place_here(name: str, target: Path) -> tuple[Path, str]:
     if target.parent.is_dir():
         return target.parent, target.name
     raise CopyFailed(f"there is no folder {target.parent} on this host", "make it first")
-
-
-async def _together(
-    work: Callable[[], Awaitable[None]], in_thread: Callable[[], None], ours: int
-) -> tuple[Exception | None, Exception | None]:
-    """Both ends of a pipe, one of them in a thread, which ends by itself once our end is closed.
-
-    Gives what failed in the thread and what failed here; one failure mostly brings the other.
-    """
-    told: Exception | None = None
-    ran: Exception | None = None
-
-    async def beside() -> None:
-        nonlocal told
-        try:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(in_thread)
-        except UserError as exc:
-            told = exc
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(beside)
-        try:
-            await work()
-        except (UserError, BrokenPipeError) as exc:
-            ran = exc
-        finally:
-            os.close(ours)
-    return told, ran
-
-
-def _raise_first(*failures: Exception | None) -> None:
-    for failure in failures:
-        if failure is not None:
-            raise failure
 
 
 async def _looked_at(channel: GuestChannel, path: str, user: str) -> str:

@@ -68,6 +68,8 @@ _BACKLOG = 128 << 10
 """Bytes that wait for the port before outputs are left where they are."""
 _READS = 16
 """In one go: the kernel gives out a port's bytes by pages."""
+_LONGEST_HOLD = 80
+"""Seconds the host may keep an agent that shall stop; systemd kills what takes 90."""
 _NO_HOST_PAUSE = 1.0
 """Seconds between looks at a port that has no host at its other end: poll(2) cannot wait for one to come."""
 
@@ -98,6 +100,8 @@ class Agent:
         signal.signal(signal.SIGCHLD, _nothing)
         signal.signal(signal.SIGTERM, self._terminate)
         signal.signal(signal.SIGHUP, self._end_soon)
+        signal.signal(signal.SIGALRM, self._leave)
+        self._stopping = False
 
     def serve(self) -> None:
         """Serve the host until the port is gone, or until no command runs after a SIGHUP."""
@@ -123,6 +127,8 @@ class Agent:
                 waiting[descriptor]()
             if at_port & ~select.POLLOUT and not self._receive():
                 return
+            if self._stopping and not self._held():
+                self._leave()
             self._close_ended()
             self._write()
 
@@ -233,7 +239,7 @@ class Agent:
         if len(told) <= LARGEST_REQUEST:
             try:
                 request = json.loads(told)
-                if request["do"] in ("exec", "connect"):
+                if request["do"] in ("exec", "connect", "hold"):
                     self._commands[channel] = self._made(channel, request)
                     return
                 answer = _done(request)
@@ -244,6 +250,8 @@ class Agent:
     def _made(self, channel: int, request: dict[str, Any]) -> Stream:
         if len(self._commands) >= MOST_COMMANDS:
             raise Refused("too many commands run at once in the guest")
+        if request["do"] == "hold":
+            return Hold(self, channel)
         if request["do"] == "connect":
             return Connection(self, channel, request["port"])
         return Command(self, channel, Request(request))
@@ -282,13 +290,29 @@ class Agent:
             del self._to_write[:written]
 
     def _has_nothing_to_do(self) -> bool:
-        return not (self._commands or self._parts or self._to_write)
+        busy = any(not isinstance(command, Hold) for command in self._commands.values())
+        return not (busy or self._parts or self._to_write)
 
     def _end_soon(self, *_: object) -> None:
         """There is a newer agent, or there shall be none; whoever tells may do so by a command of ours."""
         self._to_end = True
 
+    def _held(self) -> bool:
+        return any(isinstance(command, Hold) for command in self._commands.values())
+
     def _terminate(self, *_: object) -> None:
+        """Leave, but for a host that wants to do something first: it is told, and lets go when that is done."""
+        if self._stopping:
+            return
+        self._stopping = True
+        signal.alarm(_LONGEST_HOLD)
+        for channel, command in self._commands.items():
+            if isinstance(command, Hold):
+                self.send(OUTPUT, channel, b"stopping")
+        if not self._held():
+            self._leave()
+
+    def _leave(self, *_: object) -> None:
         self._drop()
         sys.exit(0)
 
@@ -458,6 +482,13 @@ class Stream:
 
     def _output_ended(self, descriptor: int) -> None:
         del self._outputs[descriptor]
+
+
+class Hold(Stream):
+    """A host that wants to be told before this agent stops. It ends when the host lets go."""
+
+    def ended(self) -> dict[str, object] | None:
+        return None
 
 
 class Connection(Stream):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -27,11 +28,24 @@ class Share:
     name: str | None = None
     read_only: bool = False
     tag: str = AUTOMOUNT_TAG
+    sync: bool = False
+    """Copied into the guest at the start and brought back at the end, instead of being served."""
 
     @property
     def is_address(self) -> bool:
         """Whether this is an archive on the web."""
         return self.path.startswith(("http:", "https:"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced:
+    """A folder that is synchronised with a copy in the guest."""
+
+    path: str
+    """On this host; absolute."""
+    guest_path: str
+    read_only: bool
+    """The copy's changes are not brought back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +59,8 @@ class Group:
 def parse_share_option(value: str) -> Share:
     """Take `[NAME:]PATH[:OPTIONS]` apart, as the original does. Raises BadShare, with the place of the mistake.
 
-    Only a last piece with `ro` or `tag=` in it counts as options; other words in it are ignored. Empty pieces between
-    colons are dropped. An address may have a name in front.
+    Only a last piece with `ro`, `sync` or `tag=` in it counts as options; other words in it are ignored. Empty pieces
+    between colons are dropped. An address may have a name in front.
     """
     pieces = [piece for piece in value.split(":") if piece]
     options = pieces.pop() if pieces and _is_options(pieces[-1]) else ""
@@ -67,19 +81,50 @@ def grouped(values: Iterable[str]) -> list[Group]:
     """
     by_tag: dict[str, list[Share]] = {}
     for share in map(parse_share_option, values):
-        by_tag.setdefault(share.tag, []).append(share)
+        if not share.sync:
+            by_tag.setdefault(share.tag, []).append(share)
     return [Group(tag=tag, shares=_named_apart(tag, shares)) for tag, shares in by_tag.items()]
 
 
+def synced(values: Iterable[str]) -> list[Synced]:
+    """The folders to synchronise, each once in the guest: of those with one name and tag the last one wins.
+
+    Raises BadShare, also for one whose place in the guest is another's mount.
+    """
+    values = list(values)
+    mounted = {group.tag for group in grouped(values)}
+    found = [share for share in map(parse_share_option, values) if share.sync]
+    for share in found:
+        if share.tag in mounted:
+            raise BadShare(
+                f"--dir: {share.path} is to be copied to where the shared folders with the tag {share.tag!r} are",
+                "give it another tag: PATH:sync,tag=work is at /mnt/work/NAME in the guest",
+            )
+    return list({copy.guest_path: copy for copy in map(_synced, found)}.values())
+
+
+def _synced(share: Share) -> Synced:
+    path = os.path.abspath(os.path.expanduser(share.path))
+    name = share.name or os.path.basename(path)
+    if share.is_address:
+        raise BadShare(f"--dir: the archive {share.path} is a copy already", "leave out :sync")
+    if not name:
+        raise BadShare("--dir: / needs a name to be synchronised", "write it as NAME:/:sync")
+    if "/" in share.tag or share.tag in (".", ".."):
+        raise BadShare(f"--dir: {share.tag!r} cannot be a folder in the guest's /mnt", "use a tag without /")
+    top = "shared" if share.tag == AUTOMOUNT_TAG else share.tag
+    return Synced(path=path, guest_path=f"/mnt/{top}/{name}", read_only=share.read_only)
+
+
 def _is_options(piece: str) -> bool:
-    return any(word == "ro" or word.startswith("tag=") for word in piece.split(","))
+    return any(word in ("ro", "sync") or word.startswith("tag=") for word in piece.split(","))
 
 
 def _checked_name(name: str, value: str) -> str:
     if "/" in name or name in (".", ".."):
         raise BadShare(
             f"--dir {value!r}: {name!r}, characters 1 to {len(name)}, is no name for a folder",
-            "a path with a colon in it needs a name in front: NAME:PATH. Options are ro and tag=TAG",
+            "a path with a colon in it needs a name in front: NAME:PATH. Options are ro, sync and tag=TAG",
         )
     return name
 
@@ -88,6 +133,8 @@ def _with_options(share: Share, options: str, value: str) -> Share:
     for word in options.split(","):
         if word == "ro":
             share = replace(share, read_only=True)
+        elif word == "sync":
+            share = replace(share, sync=True)
         elif word.startswith("tag="):
             share = replace(share, tag=_checked_tag(word, value))
     return share

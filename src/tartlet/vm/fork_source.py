@@ -13,6 +13,7 @@ from tartlet.errors import UserError
 from tartlet.host.memory import frozen_copy, memory_file
 from tartlet.hypervisor import state_file
 from tartlet.hypervisor.disk_options import parse_disk_option
+from tartlet.share.arguments import grouped
 from tartlet.vm.live import RunningVm
 from tartlet.vm.options import RunOptions
 
@@ -70,13 +71,15 @@ def fork_options(options: RunOptions) -> RunOptions:
     """
     if any(not parse_disk_option(disk).options.read_only for disk in options.disks):
         raise CannotFork("the VM has a --disk that it may write to", "attach it read-only with :ro, or not at all")
-    if options.dirs:
-        raise CannotFork("the VM shares a folder with the host, which QEMU cannot save", "run it without --dir")
     if len(options.net_bridged) > 1:
         reason = (
             "the VM has several --net-bridged cards, of which a fork's guest changes the first one's MAC address only"
         )
         raise CannotFork(reason, "run it with one")
+    if grouped(options.dirs):
+        raise CannotFork(
+            "the VM shares a folder with the host, which QEMU cannot save", "run it without --dir, or with :sync"
+        )
     return replace(
         options,
         no_graphics=True,
@@ -87,6 +90,7 @@ def fork_options(options: RunOptions) -> RunOptions:
         web_port=None,
         serial=options.serial or options.serial_path is not None,
         serial_path=None,
+        dirs=(),
         net_softnet_expose=None,
         net_softnet_control_fd=None,
     )

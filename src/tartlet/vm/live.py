@@ -31,8 +31,10 @@ from tartlet.hypervisor.qmp_events import Event, Events
 from tartlet.hypervisor.root_disk import RootDisk
 from tartlet.hypervisor.state_file import SaveFailed
 from tartlet.network import record
+from tartlet.share.arguments import synced
 from tartlet.vm.ended import Ending, LastRun, RunRecord
 from tartlet.vm.folder import STATE
+from tartlet.vm.folder_sync import FolderSync
 from tartlet.vm.network_record import kept_up
 from tartlet.vm.plan import Plan
 from tartlet.vm.run_log import RunLog
@@ -87,6 +89,8 @@ class RunningVm:
             TartAgent(plan.own_agent, plan.identity.greet),
             QgaCommands(QemuGuestAgent(plan.agent), plan.config.mac_address),
         )
+        self.sync = FolderSync(synced(plan.options.dirs), folder, self.agents, log.announce)
+        """Folders of `--dir=…:sync`."""
         self.serial = SerialConsole(plan.serial, folder / "serial.log")
         self.web = WebConsole(plan, monitor, self.serial)
         self.clipboard = SharedClipboard(monitor, log.note, wanted=plan.clipboard)
@@ -97,7 +101,7 @@ class RunningVm:
         self.tmp = tmp
         self._events, self._log, self._record = events, log, record
         self._decided: Ending | None = None
-        self._suspending = False
+        self._suspending = self._powering_off = False
         self._halting = anyio.Lock()
         self.root_disk = RootDisk(monitor, parse_root_disk_options(plan.options.root_disk_options))
         self._shutdown: Event | None = None
@@ -124,6 +128,7 @@ class RunningVm:
             tasks.start_soon(self._end_without, self.plan.folders.lost)
             tasks.start_soon(self._keep_logs_short)
             tasks.start_soon(self.serial.pump)
+            tasks.start_soon(self.sync.run)
             if resumed:
                 tasks.start_soon(self._correct_clock)
             yield
@@ -142,11 +147,21 @@ class RunningVm:
         raise await lost()
 
     async def agent_answers(self) -> None:
-        """Return when the guest's agent answers."""
+        """Return when the guest's agent answers, and the folders that are synchronised are in the guest."""
         await self.agents.answers()
+        await self.sync.settled()
 
     async def power_off(self) -> None:
-        """Cut the power: the guest is not asked, its disks are flushed. Returns when QEMU has ended."""
+        """Cut the power: the guest is not asked, its disks are flushed. Returns when QEMU has ended.
+
+        What the guest changed in synchronised folders is brought back before; ordered again, that is given up.
+        """
+        if self._powering_off:
+            self.sync.give_up()
+            return
+        self._powering_off = True
+        if not self._suspending:  # then they were brought back already, and the guest may stand still
+            await self.sync.bring_back()
         self._decided = self._decided or Ending.STOPPED
         await self._quit()
 
@@ -169,7 +184,9 @@ class RunningVm:
         When the power is cut meanwhile, that wins. Asked again meanwhile, nothing more is done.
         """
         if self.plan.folders.devices:
-            raise SaveFailed("a VM cannot be suspended while it shares folders: QEMU cannot save them")
+            raise SaveFailed(
+                "a VM cannot be suspended while it shares folders: QEMU cannot save them; with --dir=…:sync it can"
+            )
         if self._suspending:  # a second save would fail, and then let the guest go on behind the first one's back
             self.announce("The VM is being suspended already.")
             return
@@ -179,6 +196,7 @@ class RunningVm:
         self._suspending = True
         try:
             self.announce("Suspending VM...")
+            await self.sync.bring_back()
             async with self._halting, self.clipboard.kept_out():
                 size = await self._saved()
         finally:

@@ -50,6 +50,7 @@ async def taking_orders(vm: RunningVm) -> AsyncGenerator[None]:
         "fork": _fork,
         "grow": _grow,
         "balloon": _balloon,
+        "sync": _sync,
         "filter": _filter,
         "web": _web,
     }
@@ -103,6 +104,10 @@ async def _fork(vm: RunningVm, client: Client) -> None:
         )
         while await asyncio.get_running_loop().sock_recv(client.sock, _PIECE):
             pass
+
+
+async def _sync(vm: RunningVm, client: Client) -> None:
+    await client.answer(folders=[asdict(done) for done in await vm.sync.now()])
 
 
 async def _grow(vm: RunningVm, client: Client) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from tartlet.errors import UserError
 from tartlet.host.paths import Home
-from tartlet.share.arguments import Group, Share, grouped
+from tartlet.share.arguments import Group, Share, grouped, synced
 from tartlet.share.serving import SharedFolders, serving
 
 
@@ -30,6 +30,8 @@ async def shared(home: Home, values: Sequence[str], announce: Callable[[str], No
     ShareFailed.
     """
     async with AsyncExitStack() as held:
+        for copy in synced(values):
+            _folder(copy.path)
         groups: list[Group] = []
         for group in grouped(values):
             shares = [await _local(held, share, home, announce) for share in group.shares]

@@ -1,7 +1,7 @@
 """`tart run`: one VM from its first lock to its end, obeying signals on the way.
 
 SIGINT cuts the power, SIGUSR1 suspends, SIGUSR2 presses the power button. SIGTERM, SIGHUP and SIGKILL end this process
-at once, and QEMU with it.
+at once, and QEMU with it; but where folders are synchronised, the first two mean the same as SIGINT.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import anyio
 
 from tartlet.errors import UserError
 from tartlet.hypervisor.qmp import MonitorUnreachable
+from tartlet.share.arguments import synced
 from tartlet.vm.ended import Ending, LastRun
 from tartlet.vm.inherited import Inherited
 from tartlet.vm.lifecycle import running
@@ -25,6 +26,8 @@ from tartlet.vm.store import VmStore
 
 log = logging.getLogger(__name__)
 
+
+_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _AGENT_PAUSE = 1
 """Seconds between two attempts to speak to an agent that failed."""
@@ -53,7 +56,8 @@ async def supervise(
 
     Raises VmMissing, VmIncomplete, VmAlreadyRunning, and what a part of the VM raises that cannot be had.
     """
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2) as signals:
+    to_end = _TO_END if synced(options.dirs) else _TO_END[:1]
+    with anyio.open_signal_receiver(*to_end, signal.SIGUSR1, signal.SIGUSR2) as signals:
         async with anyio.create_task_group() as tasks:
             orders = _Orders(told.announce, tasks.cancel_scope)
             tasks.start_soon(orders.obey, signals)
@@ -87,7 +91,7 @@ class _Orders:
         """Carry orders out side by side: power can be cut while a machine is being saved."""
         async with anyio.create_task_group() as tasks:
             async for number in signals:
-                if self._vm is None and number is signal.SIGINT:
+                if self._vm is None and number in _TO_END:
                     self.start.cancel()
                     return
                 tasks.start_soon(self._carry_out, number)
@@ -96,7 +100,7 @@ class _Orders:
         await self._running.wait()
         vm = cast("RunningVm", self._vm)
         try:
-            if number is signal.SIGINT:
+            if number in _TO_END:
                 vm.announce("Stopping VM...")
                 await vm.power_off()
             elif number is signal.SIGUSR1:
