@@ -16,7 +16,9 @@ from host_networks import installed
 from lan_lab import BRIDGE, CARD, Lan, local_network
 from namespaces import entered
 from ordinary_user import NOBODY
+from tartlet.errors import InvalidArgument
 from tartlet.network import wire
+from tartlet.network.status import change_setting
 from vm_lab import until
 
 pytestmark = [pytest.mark.needs_root]
@@ -119,6 +121,14 @@ def test_as_a_service_it_has_no_right_to_use_cards(lan: Lan, socket_folder: Path
     with allowing(socket_folder, BRIDGE, CARD, rights=rights) as path:
         assert told(lan, path, BRIDGE) == "True 1"
         assert f"{CARD} is a network card, and the helper has the right to use bridges only" in told(lan, path, CARD)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("key", "value"), [("bridged.allow", "br0"), ("vms_per_user", "3")])
+async def test_what_is_the_hosts_to_decide_no_user_sets_for_himself(key: str, value: str) -> None:
+    with pytest.raises(InvalidArgument, match="of the whole host") as refused:
+        await change_setting(key, value)
+    assert refused.value.hint == f"sudo tart network set --system {key} {value}"
 
 
 REFUSED = (

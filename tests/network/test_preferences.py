@@ -67,7 +67,7 @@ def test_a_list_of_interfaces_is_written_as_one(file: Path) -> None:
 def test_who_is_asked_for_names(file: Path, mode: str, servers: tuple[IPv4Address, ...] | None) -> None:
     change("dns.mode", mode, file)
     assert read(file).name_servers == servers
-    assert shown(read(file))["dns.mode"] == mode.replace(" ", "")
+    assert shown(read(file), Preferences())["dns.mode"] == mode.replace(" ", "")
 
 
 @pytest.mark.parametrize("word", ["true", "True", "TRUE"])

@@ -17,8 +17,8 @@ from tartlet.cli.words import Verb
     "--resolver",
     metavar="<resolver>",
     type=click.Choice(["dhcp", "arp", "agent"]),
-    help="Look it up in this way only: what the network's own DHCP gave out, the neighbours of this host, or the "
-    "guest's agent. Without it they are tried in that order.",
+    help="Look it up in this way only: what the network's own DHCP gave out, what a bridged VM said on its "
+    "network or else the neighbours of this host, or the guest's agent. Without it they are tried in that order.",
 )
 @click.pass_obj
 def command(app: App, name: str, *, wait: int, resolver: str | None) -> None:

@@ -40,7 +40,7 @@ def status(app: App, *, format_: str) -> None:
     from tartlet.vm.bridged import bridged_vms
     from tartlet.vm.filter_state import filter_states
 
-    settings = preferences.shown(preferences.read())
+    settings = preferences.shown(preferences.read(), preferences.read(preferences.SYSTEM_FILE))
     networks = anyio.run(shared_networks)
     filters = anyio.run(filter_states, app.uncollected_store) if networks else {}
     bridged = bridged_vms(app.uncollected_store)

@@ -50,9 +50,9 @@ class Preferences:
     name_servers: tuple[IPv4Address, ...] | None = None
     """Where guests' names are asked for; None: where the host asks; empty: guests are told no name server."""
     vms_per_user: int = 32
-    """In the host's own network; heeded in the system's file only."""
+    """In the host's own network; of the system's file only."""
     bridged_allow: tuple[str, ...] = ()
-    """Interfaces that users may put VMs on by the privileged process; heeded in the system's file only."""
+    """Interfaces that users may put VMs on by the privileged process; of the system's file only."""
     hides_clients: bool = False
     """Whether a guest sees its gateway as the client of exposed ports, instead of the client itself; likewise."""
 
@@ -94,8 +94,8 @@ def change(key: str, value: str, path: Path | None = None) -> None:
         raise FileTrouble("cannot write", where, exc) from exc
 
 
-def shown(preferences: Preferences) -> dict[str, str]:
-    """Every setting with its value, in words for whoever looks."""
+def shown(preferences: Preferences, system: Preferences) -> dict[str, str]:
+    """Every setting with its value, in words for whoever looks: the user's, and of the host's those that he has not."""
     nat, host = preferences.nat, preferences.host
     return {
         "backend": preferences.backend,
@@ -106,9 +106,9 @@ def shown(preferences: Preferences) -> dict[str, str]:
         "dhcp.lease_time": str(preferences.lease_seconds),
         "softnet.dhcp_lease_time": str(preferences.softnet_lease_seconds),
         "dns.mode": _dns_mode(preferences.name_servers),
-        "vms_per_user": str(preferences.vms_per_user),
-        "bridged.allow": ",".join(preferences.bridged_allow) or "none",
-        "expose_masquerade": str(preferences.hides_clients).lower(),
+        "vms_per_user": str(system.vms_per_user),
+        "bridged.allow": ",".join(system.bridged_allow) or "none",
+        "expose_masquerade": str(system.hides_clients).lower(),
     }
 
 
@@ -257,6 +257,9 @@ def _backend(key: str, text: str) -> str:
         raise InvalidArgument(f"{key}: '{text}' is none of {', '.join(BACKENDS)}")
     return f'"{text}"'
 
+
+SYSTEM_ONLY = frozenset({"vms_per_user", "bridged.allow", "expose_masquerade"})
+"""Settings that mean something in the system's file only."""
 
 AT_ONCE = frozenset({"bridged.allow"})
 """Settings that are read whenever they are needed, so that they can be changed at any time."""

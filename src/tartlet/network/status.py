@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from tartlet.errors import UserError
+from tartlet.errors import InvalidArgument, UserError
 from tartlet.network import host_line, keepers, line, preferences
 from tartlet.network.host_line import NAME as HOSTS
 from tartlet.network.userns import NAME
@@ -63,6 +63,8 @@ async def change_setting(key: str, value: str, *, system: bool = False) -> None:
     PreferencesBroken, FileTrouble, BackendUnusable.
     """
     preferences.check(key, value)
+    if key in preferences.SYSTEM_ONLY and not system:
+        raise InvalidArgument(f"{key} is a setting of the whole host", f"sudo tart network set --system {key} {value}")
     if key not in preferences.AT_ONCE:
         await _check_unused(system=system)
     preferences.change(key, value, preferences.SYSTEM_FILE if system else None)
