@@ -115,5 +115,8 @@ def test_an_error_shows_what_the_registry_says_and_not_more() -> None:
     html = RegistryError("GET", "http://h/", 502, b"<html>\n  <h1>Bad</h1>")
     assert str(html).endswith("502: <html> <h1>Bad</h1>")
     assert str(RegistryError("GET", "http://h/", 404)) == "the registry answered GET http://h/ with 404"
+    told = RegistryError("GET", "http://h/", 400, b"Client sent an HTTP request to an HTTPS server.\n")
+    assert told.hint == "leave out --insecure: the registry speaks HTTPS"
+    assert RegistryError("GET", "https://h/", 400, b"HTTPS").hint is None
     for odd in (b'{"errors":null}', b'{"errors":[1]}', b'{"errors":{}}', b"[]", b"\xff"):
         assert "with 400" in str(RegistryError("GET", "http://h/", 400, odd))

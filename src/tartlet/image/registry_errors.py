@@ -28,6 +28,8 @@ class RegistryError(UserError):
         """What it says about that."""
         super().__init__(f"the registry answered {method} {url} with {status}{': ' + self.told if self.told else ''}")
         self.hint = _HINTS.get(status)
+        if status == 400 and url.startswith("http:") and "HTTPS" in self.told:  # as Go's and nginx's servers say it
+            self.hint = "leave out --insecure: the registry speaks HTTPS"
         self.method, self.url, self.status = method, url, status
         self.retry_after = retry_after
         """Seconds that the registry asks to wait."""
