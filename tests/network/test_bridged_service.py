@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
@@ -153,6 +155,19 @@ def test_nonsense_is_refused(socket_folder: Path) -> None:
         for question in HUNG_UP:
             with pytest.raises(wire.Hangup):
                 answered(path, question)
+
+
+def test_no_socket_is_handed_out_that_could_send_on_any_interface(lan: Lan, socket_folder: Path) -> None:
+    before = lan.links()
+    with allowing(socket_folder) as path:
+        for interface in (BRIDGE, CARD):
+            answer, descriptors = answered(path, {"do": "bridged", "interface": interface, "mac": "7a:65:e4:3f:be:01"})
+            assert "error" not in answer
+            assert len(descriptors) == (3 if interface == BRIDGE else 4)
+            assert not any(stat.S_ISSOCK(os.fstat(number).st_mode) for number in descriptors)
+            for number in descriptors:
+                os.close(number)
+        until(lambda: lan.links() == before, "the tap to be gone")
 
 
 def answered(path: Path, question: dict[str, str]) -> tuple[dict[str, Any], list[int]]:

@@ -134,8 +134,13 @@ class Bridged:
 
 async def _as_heard(link: BridgedLink, record: NetworkRecord) -> AsyncGenerator[NetworkRecord]:
     if link.ear:
-        async for address in ear.heard(link.ear):
-            yield replace(record, address=str(address))
+        addresses = ear.heard(link.ear)
+    elif link.hearsay is not None:
+        addresses = ear.relayed(link.hearsay)
+    else:
+        return
+    async for address in addresses:
+        yield replace(record, address=str(address))
 
 
 def _cable(link: BridgedLink) -> Cable:

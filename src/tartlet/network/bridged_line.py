@@ -17,14 +17,14 @@ async def bridged_by(keeper: Keeper, interface: str, mac: str) -> BridgedLink:
 
     async def ask(connection: socket.socket) -> BridgedLink:
         question = {"do": "bridged", "interface": interface, "mac": mac}
-        told, (cable, lifeline, ear, *shelter) = await Asking(connection).asked(question)
+        told, (cable, lifeline, hearsay, *shelter) = await Asking(connection).asked(question)
         return BridgedLink(
             cable=cable,
             name="",
             mtu=int(told["mtu"]),
             shelter=shelter[0] if shelter else None,
             lifeline=lifeline,
-            ear=socket.socket(fileno=ear),
+            hearsay=hearsay,
         )
 
     connection, link = await taken_in(keeper, ask)

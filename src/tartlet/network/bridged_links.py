@@ -47,7 +47,9 @@ class BridgedLink:
     lifeline: int | None = None
     """QEMU inherits it, and does nothing with it: whoever made the link for us takes it away when all copies closed."""
     ear: socket.socket | None = None
-    """Hears which address the guest uses; None where nobody had the right to listen."""
+    """Hears which address the guest uses."""
+    hearsay: int | None = None
+    """A pipe by which another process tells that. With neither of the two nobody had the right to listen."""
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -56,7 +58,7 @@ class BridgedLink:
 
     def close(self) -> None:
         """Give up this process's copies."""
-        for descriptor in self.descriptors:
+        for descriptor in (*self.descriptors, *([] if self.hearsay is None else [self.hearsay])):
             os.close(descriptor)
         if self.ear:
             self.ear.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import socket
 import struct
 from collections.abc import AsyncGenerator, Sequence
@@ -24,6 +25,12 @@ _WORD, _HALF, _BYTE, _JUMP_EQUAL, _RETURN = 0x20, 0x28, 0x30, 0x15, 0x06
 
 _INSTRUCTION = struct.Struct("=HBBI")
 _LONGEST = 2048
+_ADDRESS = 4
+"""Bytes; a pipe takes and gives so few at once."""
+
+_PAUSE = 0.2
+"""Seconds between two addresses that are told. The guest decides how often its address changes."""
+
 _TYPE, _ARP, _IPV4 = 12, 0x0806, 0x0800
 _SOURCE_MAC, _ARP_MAC, _ARP_ADDRESS, _ARP_END = 6, 22, 28, 42
 _IP_START, _PLAIN_HEADER, _PROTOCOL, _UDP, _PORT, _DHCP_SERVER = 14, 0x45, 23, 17, 36, 67
@@ -37,7 +44,7 @@ _Check = tuple[int, int, int]
 def opened(interface: str, mac: str) -> socket.socket:
     """A socket that gets what the machine with this MAC address says of its own address on the interface.
 
-    It is for whoever holds it: what it gets cannot be changed any more. Raises OSError.
+    What it gets cannot be changed any more. Raises OSError.
     """
     ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # deaf until it is bound, so nothing else gets in
     try:
@@ -64,6 +71,31 @@ async def heard(ear: socket.socket) -> AsyncGenerator[IPv4Address]:
         if address and address != last:
             last = address
             yield address
+
+
+async def relay(ear: socket.socket, pipe: int) -> None:
+    """Tell each address to a pipe that does not block; return when nobody reads it any more. Raises OSError.
+
+    For somebody without rights: with the socket itself he could send whatever he likes, on any interface of the host.
+    """
+    async for address in heard(ear):
+        try:
+            os.write(pipe, address.packed)
+        except BlockingIOError:  # he does not read: then he need not know
+            continue
+        except BrokenPipeError:
+            return
+        await anyio.sleep(_PAUSE)
+
+
+async def relayed(pipe: int) -> AsyncGenerator[IPv4Address]:
+    """The addresses that another process tells; ends when that one has."""
+    while True:
+        await anyio.wait_readable(pipe)
+        told = os.read(pipe, _ADDRESS)
+        if len(told) < _ADDRESS:
+            return
+        yield IPv4Address(told)
 
 
 def _latest(ear: socket.socket) -> IPv4Address | None:

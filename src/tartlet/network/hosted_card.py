@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from tartlet.network import bridged_links, interfaces, links, preferences
+from tartlet.host.beside import beside
+from tartlet.network import bridged_links, ear, interfaces, links, preferences
 from tartlet.network.bridged_links import BridgedLink
 from tartlet.network.interfaces import HostInterface
 from tartlet.network.requests import BridgedCard, NotAllowed, check_mac
@@ -45,13 +46,19 @@ async def hosted_card(asked: BridgedCard, *, everywhere: bool) -> AsyncGenerator
     if not everywhere:
         _check_allowed(interface)
     link = await anyio.to_thread.run_sync(_linked, interface, asked.mac)
-    with ExitStack() as held:
+    assert link.ear is not None
+    async with AsyncExitStack() as held:
+        held.enter_context(link.ear)
         lifeline, theirs = os.pipe()
         held.callback(os.close, lifeline)
+        hears, tells = os.pipe()
+        held.callback(os.close, tells)
+        os.set_blocking(tells, False)
         removal = _removal(link, held)
+        await held.enter_async_context(beside(partial(ear.relay, link.ear, tells)))
         card = HostedCard(told={"mtu": link.mtu}, lifeline=lifeline)
         try:
-            yield card, [link.cable, theirs, _detached(link), *([link.shelter] if link.shelter is not None else [])]
+            yield card, [link.cable, theirs, hears, *([link.shelter] if link.shelter is not None else [])]
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(removal)
@@ -77,12 +84,7 @@ def _linked(interface: HostInterface, mac: str) -> BridgedLink:
         ) from exc
 
 
-def _detached(link: BridgedLink) -> int:
-    assert link.ear is not None
-    return link.ear.detach()
-
-
-def _removal(link: BridgedLink, held: ExitStack) -> partial[None]:
+def _removal(link: BridgedLink, held: AsyncExitStack) -> partial[None]:
     """What takes the link away, should it stand by then."""
     if link.shelter is not None:
         shelter = os.dup(link.shelter)
