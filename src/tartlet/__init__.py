@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     )
     from tartlet.guest.port_forward import forwarded
     from tartlet.host.paths import Home
-    from tartlet.image.cache import ImageCache, ImageMissing
-    from tartlet.image.cached_image import CachedImage
+    from tartlet.image.cache import ImageCache
+    from tartlet.image.cached_image import CachedImage, ImageMissing
     from tartlet.image.progress import TransferProgress
     from tartlet.image.prune import Prunable, Pruned
     from tartlet.image.pull import Pulled
@@ -108,8 +108,8 @@ _MODULES = {
     "guest.path_errors": ("GuestPathForbidden", "GuestPathIsFolder", "GuestPathMissing", "GuestPathTrouble"),
     "guest.port_forward": ("forwarded",),
     "host.paths": ("Home",),
-    "image.cache": ("ImageCache", "ImageMissing"),
-    "image.cached_image": ("CachedImage",),
+    "image.cache": ("ImageCache",),
+    "image.cached_image": ("CachedImage", "ImageMissing"),
     "image.prune": ("Prunable", "Pruned"),
     "image.progress": ("TransferProgress",),
     "image.pull": ("Pulled",),

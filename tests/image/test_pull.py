@@ -25,7 +25,8 @@ from tartlet.errors import UserError
 from tartlet.host import access_time, scratch
 from tartlet.host.copying import NoSpace
 from tartlet.image.bodies import from_bytes
-from tartlet.image.cache import MARK, ImageCache, ImageMissing
+from tartlet.image.cache import MARK, ImageCache
+from tartlet.image.cached_image import ImageMissing
 from tartlet.image.layout import StackedImage
 from tartlet.image.manifest import MANIFEST, OVERLAY, blob_descriptor, canonical_json, read_manifest
 from tartlet.image.piece_writer import CorruptBlob

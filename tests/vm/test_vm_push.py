@@ -19,8 +19,8 @@ from tartlet.disk.clone import stand_on
 from tartlet.host.copying import sparse_copy
 from tartlet.host.paths import Home
 from tartlet.image import origin
-from tartlet.image.cache import ImageCache, ImageMissing
-from tartlet.image.cached_image import CachedImage
+from tartlet.image.cache import ImageCache
+from tartlet.image.cached_image import CachedImage, ImageMissing
 from tartlet.image.layout import read_layout
 from tartlet.image.manifest import read_manifest
 from tartlet.image.pull import pull

@@ -73,7 +73,7 @@ def command(
 
 def _from_image(app: App, name: ImageName, new_name: str, insecure: bool, concurrency: int, format_: str) -> Clone:
     """Clone an image, pulling it as often as somebody removes it before it is cloned."""
-    from tartlet.image.cache import ImageMissing
+    from tartlet.image.cached_image import ImageMissing
     from tartlet.vm.clone_image import clone_image
 
     for _ in range(_TRIES):

@@ -14,40 +14,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
-from tartlet.errors import FileTrouble, UserError
+from tartlet.errors import FileTrouble
 from tartlet.host import access_time
-from tartlet.host.files import exchange, move_if_free, removed, sync_folder
+from tartlet.host.files import sync_folder
 from tartlet.host.locks import LockTrouble, file_lock, lock_holder, removable, try_file_lock, try_process_lock
 from tartlet.host.paths import Home, made
 from tartlet.host.scratch import collect, scratch_folder
-from tartlet.image.cached_image import CachedImage, is_complete
-from tartlet.image.reference import BadImageName, ImageName, from_cache, is_digest
+from tartlet.image.cache_tree import digest_of_tag, entries, leads_to, name_of, put_image, put_tag, remove_tag
+from tartlet.image.cached_image import CachedImage, ImageInUse, ImageMissing, is_complete
+from tartlet.image.reference import ImageName
 
 MARK = ".explicitly-pulled"
 """An empty file: this image was pulled by its digest and needs no tag to stay."""
-
-
-class ImageMissing(UserError):
-    """No image of that name is in the cache."""
-
-    exit_code = 2
-
-    def __init__(self, name: ImageName) -> None:
-        super().__init__(f'the specified VM "{name}" does not exist', f"pull it first: tart pull {name}")
-        self.name = name
-
-
-class ImageInUse(UserError):
-    """Another process reads the image, or has locked it."""
-
-    def __init__(self, name: ImageName) -> None:
-        super().__init__(f'the image "{name}" is in use by another process', "try again when that has ended")
-        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +66,7 @@ class ImageCache:
 
     def cached(self, name: ImageName) -> CachedImage | None:
         """The image of that name if it is here and complete."""
-        digest = name.digest or self._digest_of_link(self.path(name))
+        digest = name.digest or digest_of_tag(self.path(name))
         if digest is None:
             return None
         image = self._image(name.at_digest(digest))
@@ -94,7 +76,7 @@ class ImageCache:
         """Every name in ascending order of its text, tags and digests. No access date changes."""
         found: list[CachedName] = []
         for folder, entry, is_link in self._entries():
-            name = _named(folder, entry, is_link=is_link)
+            name = name_of(folder, entry, is_link=is_link)
             image = self.cached(name) if name else None
             if name and image:
                 found.append(CachedName(name, image))
@@ -140,9 +122,7 @@ class ImageCache:
         with self._alone():
             try:
                 sync_folder(folder)
-                made(image.path.parent)
-                _put(folder, image.path)
-                sync_folder(image.path.parent)
+                put_image(folder, image.path)
             except OSError as exc:
                 raise FileTrouble("cannot put the image in place at", image.path, exc) from exc
             self._named(name, image)
@@ -173,7 +153,7 @@ class ImageCache:
                 if name.digest:
                     self._remove(CachedImage(name, path))
                 else:
-                    _unlink_tag(path, name)
+                    remove_tag(path, name)
             except OSError as exc:
                 raise FileTrouble("cannot delete", path, exc) from exc
             self._collect()
@@ -209,14 +189,6 @@ class ImageCache:
     def _image(self, name: ImageName) -> CachedImage:
         return CachedImage(name, self.path(name))
 
-    def _digest_of_link(self, link: Path) -> str | None:
-        """Where a tag leads: the text of its link counts, so that a moved home, or a relative link, is understood."""
-        try:
-            digest = os.path.basename(os.readlink(link))
-        except OSError:
-            return None
-        return digest if is_digest(digest) else None
-
     @contextmanager
     def _alone(self) -> Generator[None]:
         made(self.root)
@@ -228,8 +200,8 @@ class ImageCache:
         try:
             if name.digest:
                 (image.path / MARK).touch()
-            elif not _leads_to(self.path(name), image.path):
-                _link(self.path(name), image.path)
+            elif not leads_to(self.path(name), image.path):
+                put_tag(self.path(name), image.path)
             access_time.mark(image.path)
         except OSError as exc:
             raise FileTrouble("cannot give the image its name at", self.path(name), exc) from exc
@@ -249,12 +221,12 @@ class ImageCache:
     def _leads_nowhere(self, folder: str, entry: str) -> bool:
         if entry.startswith("."):  # a process was killed before it gave the link its name
             return True
-        name = _named(folder, entry, is_link=True)
+        name = name_of(folder, entry, is_link=True)
         return not (name and self.cached(name)) and not os.path.exists(self.root / folder / entry)
 
     def _unused(self) -> list[ImageName]:
         """The images without a mark that no tag leads to, and what is left of incomplete ones."""
-        names = [(_named(folder, entry, is_link=is_link), is_link) for folder, entry, is_link in self._entries()]
+        names = [(name_of(folder, entry, is_link=is_link), is_link) for folder, entry, is_link in self._entries()]
         tagged = [self.cached(name) for name, is_link in names if name and is_link]
         linked = {image.path for image in tagged if image}
         folders = [name for name, is_link in names if name and not is_link]
@@ -283,11 +255,7 @@ class ImageCache:
                 sync_folder(image.path.parent)
 
     def _entries(self) -> Iterator[tuple[str, str, bool]]:
-        """What may be an image or a tag: its folder below the root, its name, whether it is a link.
-
-        Folders of images are not looked into, which would change their access dates.
-        """
-        yield from _walk(os.fspath(self.root), "")
+        return entries(os.fspath(self.root))
 
 
 def _claim(held: ExitStack, descriptor: int | None, image: CachedImage) -> None:
@@ -296,63 +264,8 @@ def _claim(held: ExitStack, descriptor: int | None, image: CachedImage) -> None:
     held.callback(os.close, descriptor)
 
 
-def _walk(root: str, folder: str) -> Iterator[tuple[str, str, bool]]:
-    try:
-        with os.scandir(f"{root}/{folder}" if folder else root) as entries:
-            found = [(entry.name, entry.is_symlink(), entry.is_dir()) for entry in entries]
-    except FileNotFoundError:
-        return
-    for name, is_link, is_folder in found:
-        if is_link or is_digest(name):
-            yield folder, name, is_link
-        elif is_folder:
-            yield from _walk(root, f"{folder}/{name}" if folder else name)
-
-
-def _named(folder: str, entry: str, *, is_link: bool) -> ImageName | None:
-    try:
-        return from_cache(folder, entry, is_link=is_link)
-    except BadImageName:
-        return None
-
-
 def _same(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
-
-
-def _put(folder: Path, place: Path) -> None:
-    try:
-        move_if_free(folder, place)
-    except FileExistsError:
-        if not is_complete(place):  # what another program has left
-            exchange(folder, place)
-        removed(folder)
-
-
-def _leads_to(link: Path, folder: Path) -> bool:
-    with suppress(OSError):
-        return os.readlink(link) == os.fspath(folder)
-    return False
-
-
-def _link(link: Path, folder: Path) -> None:
-    made(link.parent)
-    beside = link.with_name(f".{uuid4()}")
-    os.symlink(folder, beside)
-    try:
-        os.replace(beside, link)
-    except OSError:
-        os.unlink(beside)
-        raise
-    sync_folder(link.parent)
-
-
-def _unlink_tag(path: Path, name: ImageName) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError as exc:
-        raise ImageMissing(name) from exc
-    sync_folder(path.parent)

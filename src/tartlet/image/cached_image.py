@@ -6,10 +6,29 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from tartlet.errors import UserError
 from tartlet.image.reference import ImageName
 
 MANIFEST_FILE = "manifest.json"
 """The manifest as it was received, byte for byte."""
+
+
+class ImageMissing(UserError):
+    """No image of that name is in the cache."""
+
+    exit_code = 2
+
+    def __init__(self, name: ImageName) -> None:
+        super().__init__(f'the specified VM "{name}" does not exist', f"pull it first: tart pull {name}")
+        self.name = name
+
+
+class ImageInUse(UserError):
+    """Another process reads the image, or has locked it."""
+
+    def __init__(self, name: ImageName) -> None:
+        super().__init__(f'the image "{name}" is in use by another process', "try again when that has ended")
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)

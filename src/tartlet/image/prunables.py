@@ -17,8 +17,8 @@ from tartlet.host.files import removed
 from tartlet.host.locks import removable
 from tartlet.host.paths import Home
 from tartlet.host.scratch import is_resumable, scratch_folder
-from tartlet.image.cache import ImageCache, ImageInUse, ImageMissing
-from tartlet.image.cached_image import MANIFEST_FILE, CachedImage
+from tartlet.image.cache import ImageCache
+from tartlet.image.cached_image import MANIFEST_FILE, CachedImage, ImageInUse, ImageMissing
 from tartlet.image.prune import Kind, Prunable
 
 log = logging.getLogger(__name__)
