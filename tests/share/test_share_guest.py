@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,23 +15,7 @@ from tartlet.share import virtiofsd
 from tartlet.share.arguments import grouped
 from tartlet.share.serving import SharedFolders, ShareFailed, serving
 
-RUST = next(filter(None, [shutil.which("virtiofsd"), shutil.which("virtiofsd", path="/usr/libexec")]), None)
 FILES = 10_000
-
-
-@pytest.fixture(params=["C", "Rust"])
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """One of the two programs, made the preferred one."""
-    path = {"C": "/usr/lib/qemu/virtiofsd", "Rust": RUST}[request.param]
-    if path is None or not os.access(path, os.X_OK):
-        pytest.skip(f"the virtiofsd written in {request.param} is not here")
-    descriptors = tmp_path / "config" / "qemu" / "vhost-user"
-    descriptors.mkdir(parents=True)
-    (descriptors / "10-own.json").write_text(json.dumps({"type": "fs", "binary": path}))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    found = virtiofsd.find()
-    assert (found.path, found.in_rust) == (path, request.param == "Rust")
-    return str(request.param)
 
 
 class Guest:

@@ -124,7 +124,7 @@ def test_without_namespaces_nothing_is_shared_with_less_protection_than_asked(
     assert told.stderr.startswith("this system forbids namespaces to the sandbox of shared folders (")
 
 
-def test_virtiofsd_itself_serves_without_namespaces(tmp_path: Path) -> None:
+def test_virtiofsd_itself_serves_without_namespaces(kind: str, tmp_path: Path) -> None:
     script = (
         "import anyio, sys; from pathlib import Path\n"
         "from tartlet.share.arguments import grouped; from tartlet.share.serving import serving\n"
@@ -137,6 +137,8 @@ def test_virtiofsd_itself_serves_without_namespaces(tmp_path: Path) -> None:
     assert (served.stdout, served.stderr) == ("served\n", "")
     refused = subprocess.run([*words, f"a:{tmp_path}"], capture_output=True, text=True, check=False, timeout=30)
     assert "this system forbids namespaces" in refused.stderr.splitlines()[-1]
+    read_only = subprocess.run([*words, f"{tmp_path}:ro"], capture_output=True, text=True, check=False, timeout=30)
+    assert read_only.stdout == ("served\n" if kind == "Rust" else "")  # which has an option for this
 
 
 def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
