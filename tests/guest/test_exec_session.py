@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from exec_sessions import served_in_background, session_words
+from tartlet.host.sockets import listening
 
 
 @pytest.fixture(scope="module", params=["qemu", "tart"])
@@ -160,6 +161,25 @@ def test_nobody_there_is_told(tmp_path: Path) -> None:
     assert done.returncode == 99
     assert b"control socket does not answer" in done.stderr
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("flags", ["", "t"])
+def test_a_connection_that_is_lost_is_told(tmp_path: Path, flags: str) -> None:
+    with listening(tmp_path, "control.sock") as listener:
+        listener.setblocking(True)
+        with subprocess.Popen(
+            session_words(tmp_path, flags, "true"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            connection, _ = listener.accept()
+            connection.recv(1000)
+            time.sleep(0.5)  # it waits for an answer by now
+            connection.close()
+            out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (99, b"")
+    assert err.startswith(b"the connection to the guest agent was lost")
 
 
 def test_an_interrupt_kills_the_command(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import socket
@@ -256,9 +257,13 @@ async def _received(stream: Stream[Any, T]) -> T | None:
 @asynccontextmanager
 async def _translated() -> AsyncGenerator[None]:
     """Turn the errors of gRPC and HTTP/2 into ours, also out of a group."""
+    task = cast("asyncio.Task[object]", asyncio.current_task())
+    cancelled = task.cancelling()
     try:
         yield
     except (ExceptionGroup, *_FOREIGN) as exc:
+        while task.cancelling() > cancelled:
+            task.uncancel()  # grpclib 0.4 cancels whoever waits for a stream that is lost, and leaves it at that
         cause = _first(exc)
         error = _ours(cause)
         if error is None:
