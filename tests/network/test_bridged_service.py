@@ -18,6 +18,7 @@ from host_networks import installed
 from lan_lab import BRIDGE, CARD, Lan, local_network
 from namespaces import entered
 from ordinary_user import NOBODY
+from tap_guest import TapGuest
 from tartlet.errors import InvalidArgument
 from tartlet.network import wire
 from tartlet.network.status import change_setting
@@ -168,6 +169,19 @@ def test_no_socket_is_handed_out_that_could_send_on_any_interface(lan: Lan, sock
             for number in descriptors:
                 os.close(number)
         until(lambda: lan.links() == before, "the tap to be gone")
+
+
+@pytest.mark.parametrize("interface", [BRIDGE, CARD])
+def test_a_guest_goes_on_when_the_process_is_killed_and_then_leaves_nothing(
+    lan: Lan, socket_folder: Path, interface: str
+) -> None:
+    before, mac = lan.links(), "7a:65:e4:3f:be:01"
+    with allowing(socket_folder) as path:
+        _, descriptors = answered(path, {"do": "bridged", "interface": interface, "mac": mac})
+    assert TapGuest(descriptor=descriptors[0], mac=bytes.fromhex(mac.replace(":", ""))).leased() is not None
+    for number in descriptors:
+        os.close(number)
+    until(lambda: lan.links() == before, "the tap to be gone")
 
 
 def answered(path: Path, question: dict[str, str]) -> tuple[dict[str, Any], list[int]]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tartlet.network.interfaces import HostInterface, InterfaceKind, InterfaceMissing, InterfaceUnfit, found_in
+from tartlet.network.links import OUR_MACS
 
 LINKS: list[dict[str, Any]] = [
     {"ifname": "lo", "flags": ["LOOPBACK", "UP"], "link_type": "loopback", "mtu": 65536},
@@ -16,6 +17,14 @@ LINKS: list[dict[str, Any]] = [
     {"ifname": "eth2", "flags": ["UP"], "link_type": "ether", "mtu": 1500, "master": "br0"},
     {"ifname": "wlan0", "flags": ["UP"], "link_type": "ether", "mtu": 1500},
     {"ifname": "br0", "flags": ["UP"], "link_type": "ether", "mtu": 9000, "linkinfo": {"info_kind": "bridge"}},
+    {
+        "ifname": "tart0",
+        "flags": ["UP"],
+        "link_type": "ether",
+        "mtu": 1500,
+        "address": f"{OUR_MACS}30",
+        "linkinfo": {"info_kind": "bridge"},
+    },
     {"ifname": "tap3", "flags": ["UP"], "link_type": "ether", "mtu": 1500, "linkinfo": {"info_kind": "tun"}},
     {"ifname": "wg0", "flags": ["UP"], "link_type": "none", "mtu": 1420, "linkinfo": {"info_kind": "wireguard"}},
 ]
@@ -45,7 +54,8 @@ def test_a_bridge_is_found(system: Path) -> None:
         ("eth1", "it is down", "sudo ip link set eth1 up"),
         ("eth2", "a part of br0", "use --net-bridged=br0"),
         ("wlan0", "access points take packets of one MAC address", "use a cable"),
-        ("tap3", "no Ethernet network", "there are br0, eth0"),
+        ("tap3", "of the kind tun", "there are br0, eth0"),
+        ("tart0", "the network that VMs share", "leave the option out"),
         ("wg0", "no Ethernet network", "there are br0, eth0"),
     ],
 )

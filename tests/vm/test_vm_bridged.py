@@ -42,10 +42,9 @@ def address(lab: Lab, name: str = "mini", *how: str) -> str:
 
 def test_two_vms_reach_each_other_and_keep_their_addresses_through_a_suspension(lan: Lan, lab: Lab) -> None:
     before = lan.links()
-    with lab.running("other", "--net-bridged", CARD):
-        others = address(lab, "other")
+    with lab.started("run", "other", "--no-graphics", "--net-bridged", CARD):
         with lab.running("mini", *BOTH):
-            mine = address(lab)
+            mine, others = address(lab), address(lab, "other", "--wait=60")
             assert address(lab, "mini", "--resolver=arp") == address(lab, "mini", "--resolver=agent") == mine
             assert lab.sh("cd /sys/class/net; ls; cat eth?/mtu").split() == ["eth0", "eth1", "lo", str(MTU), str(MTU)]
             greeted_by_ssh(lan.host, mine)
@@ -59,6 +58,7 @@ def test_two_vms_reach_each_other_and_keep_their_addresses_through_a_suspension(
             assert address(lab) == mine
             greeted_by_ssh(lan.outside, mine)
             assert lab.sh(f"sleep 3 | timeout 5 nc {mine} 22 | head -c 4", "other") == "SSH-"
+        lab.end("other")
     until(lambda: lan.links() == before, "the cards' ends to be gone")
 
 
@@ -74,7 +74,7 @@ def check_status(lab: Lab, mine: str, others: str) -> None:
         ("mini", mine, [BRIDGE, CARD]),
         ("other", others, [CARD]),
     ]
-    assert f"{BRIDGE},{CARD} bridged mini" in " ".join(lab.done("network", "status").split())
+    assert f"{BRIDGE},{CARD} bridged bridged mini" in " ".join(lab.done("network", "status").split())
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "qemu"])

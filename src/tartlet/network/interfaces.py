@@ -113,8 +113,10 @@ def _kind(link: dict[str, Any]) -> str | None:
 def _obstacle(link: dict[str, Any], system: Path) -> tuple[str, str | None] | None:
     """Why no VM can be bridged to it, and what helps; None when one can."""
     name, kind, master = str(link["ifname"]), _kind(link), link.get("master")
-    if link.get("link_type") != "ether" or kind not in {*_CARDS, "bridge"}:
+    if link.get("link_type") != "ether":
         return "it leads to no Ethernet network", None
+    if kind not in {*_CARDS, "bridge"}:
+        return f"it is of the kind {kind}, and neither a bridge nor a network card", None
     if str(link.get("address", "")).startswith(OUR_MACS):
         return "it is the network that VMs share", "leave the option out"
     if master:
