@@ -132,8 +132,9 @@ def test_shared_folders_are_functions_of_one_place_and_need_shared_memory() -> N
 
 def test_no_keyboard_and_no_pointer_means_no_usb() -> None:
     assert Inputs(keyboard=False, pointer=False).words() == []
-    assert [word for word in Inputs(keyboard=False).words() if word.startswith("usb-")] == [
-        "usb-tablet,bus=usb.0,port=2"
+    assert words_after("-device", Inputs(keyboard=False).words())[1:] == [
+        "usb-tablet,bus=usb.0,port=2",
+        "virtio-tablet-pci,addr=0xb",
     ]
 
 

@@ -119,7 +119,14 @@ def test_a_guest_is_seen_and_typed_to_in_a_browser(tmp_path: Path, suspended: La
         until(lambda: screen_is_the_guests(suspended, page, tmp_path) > 300, "the guest's text on both screens")
         until(lambda: screen_is_the_guests(suspended, other, tmp_path) > 300, "the guest's text in the other tab")
 
+        page.type(
+            "modprobe virtio_input; sleep 99 < /dev/tty1 & printf '\\033c\\033[?25l' > /dev/tty1; echo $((40+3))\r"
+        )
+        page.wait(f"{SHOWN}.includes('\\n43')")
+        until(lambda: screen_is_the_guests(suspended, page, tmp_path) == 0, "an empty screen")
         page.click("#screen .surface")
+        page.type("tartlet")  # into the guest's keyboard: Linux shows on the screen what it hears
+        until(lambda: screen_is_the_guests(suspended, page, tmp_path) > 100, "the letters on the guest's screen")
         page.press("Home", control=True, alt=True)
         assert page.value("document.activeElement.value") == "both", "the way out for who has no pointer"
 

@@ -24,9 +24,10 @@ SPARE_PORT = 15
 CONSOLE = "console"
 """The id of the character device behind the virtio console."""
 
-_GPU, _CARD, _ROOT_DISK, _PORTS, _ENTROPY, _BALLOON, _USB, _SOUND = range(1, 9)
+_GPU, _CARD, _ROOT_DISK, _PORTS, _ENTROPY, _BALLOON, _USB, _SOUND, _KEYBOARD = range(1, 10)
+_TABLET = 0x0B
 _MORE_CARDS, _MORE_DISKS, _END = 0x0B, 0x10, 0x1F
-"""Places on bus 0. Place 0 is the host bridge; on q35 0x1f is the south bridge."""
+"""Places on bus 0. Place 0 is the host bridge; on q35 0x1f is the south bridge. 0x0a is for shared folders."""
 
 
 class TooManyDevices(InvalidArgument):
@@ -216,7 +217,11 @@ class Balloon:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Keyboard and absolute pointer on USB, which firmware, boot loaders and installers all know."""
+    """Keyboard and absolute pointer on USB, which firmware, boot loaders and installers all know, and on virtio.
+
+    The kernels that distributions make for the cloud know virtio only. QEMU sends each key to one of the two: to the
+    one whose driver came up last.
+    """
 
     keyboard: bool = True
     pointer: bool = True
@@ -226,16 +231,16 @@ class Inputs:
             return []
         words = ["-device", f"qemu-xhci,id=usb,addr={_USB:#x}"]
         if self.keyboard:
-            words += ["-device", "usb-kbd,bus=usb.0,port=1"]
+            words += ["-device", "usb-kbd,bus=usb.0,port=1", "-device", f"virtio-keyboard-pci,addr={_KEYBOARD:#x}"]
         if self.pointer:
-            words += ["-device", "usb-tablet,bus=usb.0,port=2"]
+            words += ["-device", "usb-tablet,bus=usb.0,port=2", "-device", f"virtio-tablet-pci,addr={_TABLET:#x}"]
         return words
 
     def descriptors(self) -> tuple[int, ...]:
         return ()
 
     def shape(self) -> str:
-        return f"keyboard {self.keyboard}, pointer {self.pointer}"
+        return f"keyboard {self.keyboard}, pointer {self.pointer}, on USB and virtio"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
