@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from host_networks import gone, processes, things_left
+from host_networks import gone, installed, processes, things_left
 from namespaces import UPLINK_ADDRESS
 from tap_guest import TapGuest
-from tartlet.network.attachment import AttachRequest, NetworkMode
+from tartlet.network import bridge
+from tartlet.network.attachment import Attachment, AttachRequest, NetworkMode
 from tartlet.network.bridge import Bridge
 from vm_lab import until
 
@@ -45,6 +50,25 @@ anyio.run(main)
 def asking(number: int) -> AttachRequest:
     mac = f"7a:65:e4:3f:be:{number:02x}"
     return AttachRequest(vm=f"tiny{number}", mac=mac, mode=NetworkMode.SOFTNET, allow="192.0.2.0/24")
+
+
+@asynccontextmanager
+async def guest(number: int, request: AttachRequest | None = None) -> AsyncGenerator[tuple[Attachment, TapGuest]]:
+    """A guest that has its address."""
+    async with BRIDGE.attach(request or asking(number)) as attachment:
+        mac = bytes.fromhex(f"7a65e43fbe{number:02x}")
+        tap = TapGuest(descriptor=attachment.cables[0].descriptors[0], mac=mac)
+        assert tap.leased() is not None
+        yield attachment, tap
+
+
+def told(channel: socket.socket, allow: list[str]) -> None:
+    """Set the policy over a control channel."""
+    params = {"allow": allow, "block": list[str]()}
+    question = {"jsonrpc": "2.0", "id": 1, "method": "softnet.policy.set", "params": params}
+    channel.settimeout(10)
+    channel.sendall(json.dumps(question).encode() + b"\n")
+    assert "result" in json.loads(channel.recv(65536))
 
 
 @contextmanager
@@ -109,19 +133,54 @@ async def test_the_next_start_repairs_after_the_process_was_killed_and_a_guest_l
     await anyio.to_thread.run_sync(gone)
 
 
-async def test_a_guest_is_mute_when_the_process_is_killed_and_its_run_ends() -> None:
+async def test_a_guest_is_mute_when_the_process_is_killed() -> None:
     with echo():
-        async with BRIDGE.attach(asking(1)) as attachment:
+        async with guest(1) as (attachment, tap):
             own = str(attachment.record.address)
-            tap = TapGuest(descriptor=attachment.cables[0].descriptors[0], mac=bytes.fromhex("7a65e43fbe01"))
-            assert tap.leased() is not None
             assert tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT)
             os.kill(processes()["process"], signal.SIGKILL)
-            with anyio.fail_after(5):
-                assert "the VM lost its place in the host's network" in str(await attachment.lost())
             await anyio.to_thread.run_sync(until, _no_own_rules, "its rules to be gone")
             assert tap.hardware_of(own, GATEWAY) is None
             assert not tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT, within=0.5)
+    await anyio.to_thread.run_sync(gone)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+async def test_guests_move_to_the_next_process_with_their_taps_addresses_and_rules(how: signal.Signals) -> None:
+    ours, theirs = socket.socketpair()
+    request = replace(asking(1), control_descriptor=theirs.detach(), expose="8022:22")
+    with echo(), ours:
+        async with guest(2) as (second, other), guest(1, request) as (first, tap), anyio.create_task_group() as tasks:
+            await anyio.to_thread.run_sync(told, ours, ["192.0.2.0/24", "203.0.113.0/24"])
+            for attachment in (first, second):
+                tasks.start_soon(_watched, attachment)
+            former = processes()["process"]
+            os.kill(former, how)
+            await anyio.to_thread.run_sync(until, lambda: processes().get("process", former) != former, "the next")
+            for attachment, one in ((first, tap), (second, other)):
+                back = partial(one.reaches, str(attachment.record.address), GATEWAY, UPLINK_ADDRESS, PORT, within=0.5)
+                await anyio.to_thread.run_sync(until, back, "the guest to be on the network again")
+                answer = one.leased()
+                assert answer is not None
+                assert str(answer.address) == attachment.record.address
+            assert first.filter_state is not None
+            assert (await first.filter_state()).allow == ("192.0.2.0/24", "203.0.113.0/24")
+            await anyio.to_thread.run_sync(told, ours, list[str]())
+            assert not tap.reaches(str(first.record.address), GATEWAY, UPLINK_ADDRESS, PORT, within=0.5)
+            tasks.cancel_scope.cancel()
+    await anyio.to_thread.run_sync(gone)
+
+
+async def test_where_no_other_process_comes_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "_MOVING", 0.5)
+    with installed(tmp_path) as path:
+        monkeypatch.setenv("TART_NET_SOCKET", str(path))
+        async with Bridge().attach(asking(1)) as attachment:
+            os.kill(processes()["process"], signal.SIGKILL)
+            path.unlink()
+            with anyio.fail_after(10):
+                assert "its process ended, and no other takes the VM in" in str(await attachment.lost())
+        path.touch()
     await anyio.to_thread.run_sync(gone)
 
 
@@ -152,3 +211,7 @@ async def test_a_program_that_keeps_dying_is_told() -> None:
 
 def _no_own_rules() -> bool:
     return not any("tart_tartv" in thing for thing in things_left())
+
+
+async def _watched(attachment: Attachment) -> None:
+    raise await attachment.lost()

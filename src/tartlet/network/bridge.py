@@ -4,6 +4,7 @@ address. A privileged process (`host_process`) makes it; this is its client, who
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import anyio
 
+from tartlet.errors import UserError
 from tartlet.host.beside import beside
 from tartlet.network import host_line, splice
 from tartlet.network.attachment import (
@@ -30,16 +32,20 @@ from tartlet.network.attachment import (
 )
 from tartlet.network.control import controlled
 from tartlet.network.filter_state import state_of
-from tartlet.network.host_line import NAME, HostPlace, host_joined
+from tartlet.network.host_line import NAME, HostLine, HostPlace, host_joined
 from tartlet.network.keepers import Keeper
 from tartlet.network.policy import policy_for
 from tartlet.network.record import NetworkRecord
 from tartlet.network.refusals import recorded
 from tartlet.network.splice import connected, listening
 
+log = logging.getLogger(__name__)
+
 _VHOST = Path("/dev/vhost-net")
 _SETUP = "sudo tart network setup"
 _LOCAL = "127.0.0.1"
+_MOVING, _PAUSE = 10.0, 0.1
+"""Seconds for which it is tried to move to another process, and between two attempts."""
 
 
 class Bridge:
@@ -73,8 +79,9 @@ class Bridge:
         _check_forwards(request.forwards)
         names = policy is not None and request.control_descriptor is not None
         async with AsyncExitStack() as held:
-            line, place = await held.enter_async_context(host_joined(self.keeper(), request, policy, names=names))
-            address = place.plug.address
+            keeper = self.keeper()
+            line = await held.enter_async_context(host_joined(keeper, request, policy, names=names))
+            address = line.plug.address
             own = [(_LOCAL, one.port, one.guest_port) for one in (policy.expose if policy else ())]
             doors = held.enter_context(listening(own))
             await held.enter_async_context(recorded(line, request.refusals if policy else None))
@@ -83,9 +90,9 @@ class Bridge:
             ways = [(listener, partial(connected, address, port), room) for listener, port in doors]
             await held.enter_async_context(beside(*(partial(splice.serve, *way) for way in ways)))
             yield Attachment(
-                cables=(_cable(place),),
+                cables=(_cable(line.place),),
                 record=NetworkRecord(backend=self.name, address=str(address), guest_address=str(address)),
-                lost=partial(_lost, place),
+                lost=partial(_lost, line, keeper, request, names),
                 filter_state=partial(state_of, line),
                 notes=_moved(request, address),
             )
@@ -139,9 +146,32 @@ def _moved(request: AttachRequest, address: IPv4Address) -> tuple[str, ...]:
     return (f"the guest's old address {former} is not free: it has to ask for {address}, its new one, by DHCP",)
 
 
-async def _lost(place: HostPlace) -> NetworkLost:
-    reason = await place.ended()
+async def _lost(line: HostLine, keeper: Keeper, request: AttachRequest, names: bool) -> NetworkLost:
+    """When the process is replaced by another one the VM moves there, and nothing is lost."""
+    while True:
+        if reason := await line.place.ended():
+            return _loss(reason)
+        try:
+            await _moved_over(line, keeper, request, names)
+        except UserError as failure:
+            return _loss(f"its process ended, and no other takes the VM in: {failure}")
+
+
+async def _moved_over(line: HostLine, keeper: Keeper, request: AttachRequest, names: bool) -> None:
+    """Try for some time: the next process has to start, and the rules of the former one to go. Raises UserError."""
+    deadline = anyio.current_time() + _MOVING
+    while True:
+        try:
+            return await line.move(keeper, request, names=names)
+        except UserError as failure:
+            if anyio.current_time() > deadline:
+                raise
+            log.debug("not taken in yet: %s", failure)
+        await anyio.sleep(_PAUSE)
+
+
+def _loss(reason: str) -> NetworkLost:
     return NetworkLost(
-        "the VM lost its place in the host's network" + (f": {reason}" if reason else ": its process ended"),
+        f"the VM lost its place in the host's network: {reason}",
         "the guest has no network any more: run the VM again",
     )

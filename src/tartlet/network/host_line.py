@@ -8,7 +8,8 @@ import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,7 @@ from tartlet.network.filter import Refused as Destination
 from tartlet.network.keepers import Keeper, start_apart, taken_in
 from tartlet.network.plug import Plug
 from tartlet.network.policy import Policy
+from tartlet.network.record import NetworkRecord
 from tartlet.network.wire import Hangup
 
 NAME = "bridge"
@@ -35,7 +37,7 @@ class HostPlace:
 
     plug: Plug
     tap: int
-    """Descriptor of the tap, for QEMU; -1 where QEMU had it before."""
+    """Descriptor of the tap, for QEMU; -1 in an answer about a VM that has one already."""
     lifeline: int
     """QEMU inherits it, and does nothing with it: the place is given back when its last copy is closed."""
     standing: int
@@ -57,15 +59,16 @@ class HostPlace:
 class HostLine(Asking):
     """A connection to the privileged process, which stands for one VM. It has the face of a `Filter`, too."""
 
-    def __init__(self, connection: socket.socket, plug: Plug, policy: Policy | None) -> None:
+    def __init__(self, connection: socket.socket, place: HostPlace, policy: Policy | None) -> None:
+        """Both are this object's now, until `close`."""
         super().__init__(connection)
-        self._plug, self._policy = plug, policy
+        self.place, self._policy = place, policy
         self.revision: str | None = None
 
     @property
     def plug(self) -> Plug:
         """Where the filter stands."""
-        return self._plug
+        return self.place.plug
 
     @property
     def policy(self) -> Policy | None:
@@ -91,6 +94,26 @@ class HostLine(Asking):
         found: dict[str, int] = (await self._told({"do": "hits"}))["hits"]
         return found
 
+    async def move(self, keeper: Keeper, request: AttachRequest, *, names: bool) -> None:
+        """Have another process take the VM in, as it is now, after the former one has ended.
+
+        The guest keeps its tap and its address. Raises BackendUnusable, MacTaken.
+        """
+        keep = NetworkRecord(backend=NAME, address=None, guest_address=str(self.plug.address))
+        moving = partial(
+            _attached, request=replace(request, keep=keep), policy=self.policy, names=names, tap=self.plug.tap
+        )
+        connection, place = await taken_in(keeper, lambda one: moving(Asking(one)))
+        former_connection, former = self._connection, self.place
+        self._connection, self.place = connection, replace(place, tap=former.tap)
+        former_connection.close()
+        replace(former, tap=-1).close()
+
+    def close(self) -> None:
+        """Give the place back, as far as it is this process's."""
+        self._connection.close()
+        self.place.close()
+
     async def _told(self, question: dict[str, Any]) -> dict[str, Any]:
         try:
             return await self.ask(question)
@@ -101,15 +124,15 @@ class HostLine(Asking):
 @asynccontextmanager
 async def host_joined(
     keeper: Keeper, request: AttachRequest, policy: Policy | None, *, names: bool
-) -> AsyncGenerator[tuple[HostLine, HostPlace]]:
+) -> AsyncGenerator[HostLine]:
     """A place in the host's network for the length of the block, with that policy in force.
 
     `names`: domain names may be allowed later. Raises BackendUnusable: there is no such process, it does not answer, or
     will not take this VM.
     """
-    connection, place = await taken_in(keeper, lambda one: _attached(Asking(one), request, policy, names))
-    with connection, closing(place):
-        yield HostLine(connection, place.plug, policy), place
+    attached = partial(_attached, request=request, policy=policy, names=names)
+    with closing(HostLine(*await taken_in(keeper, lambda one: attached(Asking(one))), policy)) as line:
+        yield line
 
 
 def by_socket() -> Keeper:
@@ -140,11 +163,14 @@ def _started(listener: socket.socket) -> IO[bytes]:
     return start_apart(as_root if os.geteuid() == 0 else sudo_words(), listener)
 
 
-async def _attached(line: Asking, request: AttachRequest, policy: Policy | None, names: bool) -> HostPlace:
+async def _attached(
+    line: Asking, *, request: AttachRequest, policy: Policy | None, names: bool, tap: str | None = None
+) -> HostPlace:
+    """`tap` is the one that the VM has already."""
     mac, keep = request.mac.lower(), request.keep
     exposed = [f"{one.port}:{one.guest_port}" for one in policy.expose] if policy else []
     softnet = _lists(policy) if policy and request.mode == "softnet" else {}
-    told, (tap, lifeline, alarm, standing) = await line.asked(
+    told, (*new, lifeline, alarm, standing) = await line.asked(
         {
             "do": "attach",
             "vm": request.vm,
@@ -153,6 +179,7 @@ async def _attached(line: Asking, request: AttachRequest, policy: Policy | None,
             "wish": keep.guest_address if keep else None,
             "expose": exposed,
             "names": names,
+            "tap": tap,
             **softnet,
         }
     )
@@ -163,7 +190,7 @@ async def _attached(line: Asking, request: AttachRequest, policy: Policy | None,
         address=IPv4Address(told["address"]),
         gateway=IPv4Address(told["gateway"]),
     )
-    return HostPlace(plug=plug, tap=tap, lifeline=lifeline, alarm=alarm, standing=standing)
+    return HostPlace(plug=plug, tap=new[0] if new else -1, lifeline=lifeline, alarm=alarm, standing=standing)
 
 
 def _destination(told: dict[str, Any]) -> Destination:

@@ -57,6 +57,7 @@ class HostNetwork:
         self._numbers = itertools.count(self._inside.do(_first_number))
         self._caretakers: dict[str, Caretaker] = {}
         self._kept = set[str]()
+        self._taps = set[str]()
         self.failure: str | None = None
         """Why all of this ends, when it does by itself."""
         self._bridges = Bridges(
@@ -83,11 +84,14 @@ class HostNetwork:
         Raises NotAllowed, NetworkTaken, NoAddressLeft, MacTaken, ToolFailed, ToolMissing, OSError.
         """
         fabric, plugged = await self._inside.done(self._place, asked, owner, isolated)
+        ended = False
         try:
             self._keep_running()
             yield fabric, plugged
+            ended = True
         finally:
-            await self._inside.done(_give_back, fabric, plugged)
+            still_a_guests = asked.tap is not None and not ended  # it may ask once more
+            await self._inside.done(self._give_back, fabric, plugged, still_a_guests)
 
     async def isolate(self, plugged: Plugged, isolated: bool) -> None:
         """Whether the VM exchanges nothing with other isolated ones. Raises ToolFailed, ToolMissing."""
@@ -102,10 +106,22 @@ class HostNetwork:
             _check_restored(asked, plugged)
             self._serve(fabric)
         except BaseException:
-            _give_back(fabric, plugged)
+            if asked.tap:
+                links.unplug(tap.name)
+            fabric.unplug(plugged)
             tap.close()
             raise
+        self._taps.add(tap.name)
         return fabric, plugged
+
+    def _give_back(self, fabric: Fabric, plugged: Plugged, still_a_guests: bool) -> None:
+        """The guest's user may have kept the tap open, or made it last: it goes anyway."""
+        if still_a_guests:
+            links.unplug(plugged.tap.name)
+        else:
+            links.remove(plugged.tap.name)
+        self._taps.discard(plugged.tap.name)
+        fabric.unplug(plugged)
 
     def _tap(self, restored: str | None, owner: int) -> Tap:
         """A new tap of that user's, or one that he has open already."""
@@ -113,7 +129,7 @@ class HostNetwork:
             tap = links.open_tap(f"{TAP_PREFIX}{next(self._numbers)}")
             links.give_tap(tap, owner)
             return tap
-        if links.tap_owner(restored) != owner:
+        if restored in self._taps or links.tap_owner(restored) != owner:
             raise NotAllowed(f"{restored} is not the tap of a VM of this user")
         return Tap(name=restored, descriptor=-1)
 
@@ -160,12 +176,6 @@ def _check_restored(asked: Attach, plugged: Plugged) -> None:
     """A guest that runs cannot be told another address."""
     if asked.tap and str(plugged.address) != asked.wish:
         raise NotAllowed(f"the guest's address {asked.wish} is not to be had any more")
-
-
-def _give_back(fabric: Fabric, plugged: Plugged) -> None:
-    """The guest's user may have kept the tap open, or made it last: it goes anyway."""
-    links.remove(plugged.tap.name)
-    fabric.unplug(plugged)
 
 
 def _first_number() -> int:

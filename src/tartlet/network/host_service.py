@@ -114,26 +114,29 @@ class Service:
 
     async def attach(self, asked: Attach, uid: int) -> tuple[HostedGuest, list[int]]:
         """A new guest, and the descriptors for its supervisor. Raises what `hosted` raises."""
-        self._check_quota(uid)
         await self._former_is_gone(asked)
+        await self._room_for(uid)
         self._count(self._places, uid, 1)
         guest: tuple[HostedGuest, list[int]] = await self._tasks.start(self._kept, uid, self._guest(asked, uid))
         return guest
 
     async def bridge(self, asked: BridgedCard, uid: int) -> tuple[HostedCard, list[int]]:
         """A new card, and the descriptors for its supervisor. Raises what `hosted_card` raises."""
-        self._check_quota(uid)
+        await self._room_for(uid)
         self._count(self._places, uid, 1)
         made = hosted_card(asked, everywhere=uid == 0)
         card: tuple[HostedCard, list[int]] = await self._tasks.start(self._kept, uid, made)
         return card
 
-    def _check_quota(self, uid: int) -> None:
-        if uid and self._places[uid] >= self._quota:
-            raise NotAllowed(
-                f"user {uid} has {self._quota} VMs in the host's network already, which is the most",
-                "stop one first; vms_per_user in /etc/tartlet/network.toml is the limit",
-            )
+    async def _room_for(self, uid: int) -> None:
+        """Raises NotAllowed for a user who has as many VMs as he may. Those that are just ending are waited for."""
+        while uid and self._places[uid] >= self._quota:
+            if not any(guest.owner == uid and guest.has_ended() for guest in self._guests):
+                raise NotAllowed(
+                    f"user {uid} has {self._quota} VMs in the host's network already, which is the most",
+                    "stop one first; vms_per_user in /etc/tartlet/network.toml is the limit",
+                )
+            await self._changed.wait()
 
     async def _kept(
         self,

@@ -84,7 +84,7 @@ async def hosted(
     policy = policy_of(asked)
     exposed = [one.port for one in policy.expose] if policy else []
     async with AsyncExitStack() as held:
-        held.enter_context(ports.taken(exposed, owner))
+        held.enter_context(ports.taken(exposed, owner, moving=asked.tap is not None))
         isolated = policy is None or policy.isolated
         fabric, plugged = await held.enter_async_context(network.plugged(asked, owner, isolated=isolated))
         given = [plugged.tap.descriptor] if plugged.tap.descriptor >= 0 else []

@@ -103,8 +103,14 @@ def plug_in(tap: str, bridge: str, mac: str, *, isolated: bool) -> None:
     does. Isolated ports exchange nothing with each other. Raises ToolFailed, ToolMissing.
     """
     batch("ip", f"link set {tap} master {bridge}", f"link set {tap} up")
-    batch("bridge", f"fdb add {mac} dev {tap} master static",
+    batch("bridge", f"fdb replace {mac} dev {tap} master static",
           f"link set dev {tap} learning off isolated {_word(isolated)} locked on")  # fmt: skip
+
+
+def unplug(tap: str) -> None:
+    """Take the tap off its bridge, if it is there still. Raises ToolFailed, ToolMissing."""
+    if _described(tap) is not None:
+        batch("ip", f"link set {tap} nomaster")
 
 
 def set_isolated(tap: str, isolated: bool) -> None:
