@@ -55,7 +55,8 @@ class FolderSync:
         self._folders, self._vm_folder, self._agents, self._announce = folders, vm_folder, agents, announce
         self._turn = anyio.Lock()
         self._settled = anyio.Event()
-        self._begun = False
+        self._copied: set[str] = set()
+        """The copies that are in the guest, by their paths there."""
         self._working: anyio.CancelScope | None = None
 
     async def run(self) -> None:
@@ -64,8 +65,7 @@ class FolderSync:
             self._settled.set()
             return
         kind = await self._first_answer()
-        await self._all(send=True, patience=_PATIENCE)
-        self._begun = True
+        await self._all(self._folders, send=True, patience=_PATIENCE)
         self._settled.set()
         if kind is Kind.QEMU:
             self._announce(
@@ -97,8 +97,11 @@ class FolderSync:
 
     async def bring_back(self) -> None:
         """The guest is about to stop. What goes wrong is announced: the changes lie in the guest then."""
-        if self._begun:
-            await self._all(send=False, patience=_LAST_PATIENCE)
+        if not self._settled.is_set():
+            self.give_up()  # what still goes in comes too late
+        here = [folder for folder in self._folders if folder.guest_path in self._copied and not folder.read_only]
+        if here:
+            await self._all(here, send=False, patience=_LAST_PATIENCE)
 
     def give_up(self) -> None:
         """Stop what is being copied; each side has whole files."""
@@ -112,10 +115,10 @@ class FolderSync:
         async with self._turn:
             return [await self._one(folder, send=True, patience=_PATIENCE) for folder in self._folders]
 
-    async def _all(self, *, send: bool, patience: float) -> None:
+    async def _all(self, folders: Sequence[Synced], *, send: bool, patience: float) -> None:
         with anyio.CancelScope() as self._working:
             async with self._turn:
-                for folder in self._folders:
+                for folder in folders:
                     await self._announced(folder, send=send, patience=patience)
 
     async def _announced(self, folder: Synced, *, send: bool, patience: float) -> None:
@@ -141,6 +144,7 @@ class FolderSync:
         from tartlet.vm.sync import synchronised  # brings the client of the guest's agent
 
         outcome = await synchronised(self._vm_folder, folder, send=send, patience=patience)
+        self._copied.add(folder.guest_path)
         return Synchronised(
             path=folder.path,
             guest_path=folder.guest_path,
