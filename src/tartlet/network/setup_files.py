@@ -66,6 +66,11 @@ CapabilityBoundingSet={rights}
 NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
 PrivateTmp=yes
 # Preserved, because the socket is in it, which stays when the helper ends.
 RuntimeDirectory={SOCKET.parent.name}
@@ -75,10 +80,13 @@ DevicePolicy=closed
 DeviceAllow=/dev/net/tun rw
 DeviceAllow=/dev/vhost-net rw
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK AF_PACKET
+RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
 SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
 UMask=0077
 LimitNOFILE=65536
 # Small shells stay until the last guest is gone, and take its bridge and rules away.
