@@ -5,7 +5,6 @@ What setup makes is written down in `/etc/tartlet/setup.json` before it is made,
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -15,18 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
 
-from tartlet.errors import FileTrouble, ToolMissing, UserError
-from tartlet.host.files import removed, write_whole
-from tartlet.host.paths import made
+from tartlet.errors import ToolMissing, UserError
 from tartlet.host.process import run
 from tartlet.network import setup_files as files
 from tartlet.network import setup_program
 from tartlet.network.ruleset import TAP_PREFIX
-from tartlet.network.setup_steps import HOST, Enabled, Group, Member, Step, User, Written, entry, within
+from tartlet.network.setup_accounts import Group, Member, User, entry
+from tartlet.network.setup_manifest import MANIFEST, made_before, note_made
+from tartlet.network.setup_steps import HOST, Enabled, Step, Written, within
 
-MANIFEST = Path("/etc/tartlet/setup.json")
 _SYSTEMD_RUNS = Path("/run/systemd/system")
 """sd_booted(3)."""
 _SECURE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -103,7 +100,7 @@ async def network_setup(
         return None
     with _readable_by_all():
         for step in missing:
-            _note_made(root, [*_made_before(root), step.key])
+            note_made(root, [*made_before(root), step.key])
             await step.make()
     return change
 
@@ -116,7 +113,7 @@ async def network_remove(*, root: Path = HOST, agreed: Agreed = _everything) -> 
     _check_rights("remove", root)
     if root == HOST:
         _check_unused()
-    names = _made_before(root)
+    names = made_before(root)
     members = [name.removeprefix("member ") for name in names if name.startswith("member ")]
     known = [step for way in (True, False) for step in _steps(members, Path("/"), root, by_sudo=way)]
     steps = [step for step in reversed(list({step.key: step for step in known}.values())) if step.key in names]
@@ -126,7 +123,7 @@ async def network_remove(*, root: Path = HOST, agreed: Agreed = _everything) -> 
     with _readable_by_all():
         for step in steps:
             await step.undo()
-            _note_made(root, [name for name in _made_before(root) if name != step.key])
+            note_made(root, [name for name in made_before(root) if name != step.key])
     return change
 
 
@@ -244,31 +241,3 @@ def _check_unused() -> None:
     taps = [name for _, name in socket.if_nameindex() if name.startswith(TAP_PREFIX)]
     if taps:
         raise HelperInUse(len(taps))
-
-
-def _made_before(root: Path) -> list[str]:
-    """The keys of the steps that setup has done."""
-    path = within(root, MANIFEST)
-    try:
-        told: Any = json.loads(path.read_text())
-        return [str(key) for key in told["made"]]
-    except FileNotFoundError:
-        return []
-    except OSError as exc:
-        raise FileTrouble("cannot read", path, exc) from exc
-    except (ValueError, KeyError, TypeError) as exc:
-        raise UserError(f"{path} does not say what was made", "restore it, or remove things by hand") from exc
-
-
-def _note_made(root: Path, keys: Sequence[str]) -> None:
-    path = within(root, MANIFEST)
-    try:
-        if keys:
-            made(path.parent)
-            write_whole(path, json.dumps({"made": list(dict.fromkeys(keys))}, indent=2).encode() + b"\n")
-            return
-        removed(path)
-        if not os.listdir(path.parent):
-            path.parent.rmdir()
-    except OSError as exc:
-        raise FileTrouble("cannot write", path, exc) from exc
