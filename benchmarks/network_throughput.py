@@ -1,4 +1,4 @@
-"""How fast the networks without privileges carry TCP, and what the packet filter costs.
+"""How fast VMs get their networks, how fast these carry TCP, and what the packet filter costs.
 
 Run it as root on a quiet machine with the packages of the tests, and with iperf3 and sshpass:
 .venv/bin/python benchmarks/network_throughput.py
@@ -18,9 +18,12 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
+
+if TYPE_CHECKING:
+    from tartlet.network.backend import NetworkBackend
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -59,30 +62,38 @@ def main() -> None:
 
 async def measured() -> None:
     """All measurements, one after the other."""
-    await attach_times()
-    rates = {name: await backend_rates(name) for name in ("slirp", "passt", "userns")}
+    for name in ("userns", "bridge"):
+        await attach_times(name)
+    rates = {name: await backend_rates(name) for name in ("slirp", "passt", "userns", "bridge")}
     for way in (0, 1):
         told = "host to guest" if way == 0 else "guest to host"
         for name, both in rates.items():
             print(f"{told}  {name:7} {both[way]:7.0f} Mbit/s   {both[way] / rates['slirp'][way]:.2f} x slirp")
-    print(f"(userns: at least {LEAST_OF_SLIRP:g} x)")
+    print(f"(userns and bridge: at least {LEAST_OF_SLIRP:g} x)")
     await filter_cost()
 
 
-async def attach_times() -> None:
+def backend_named(name: str) -> NetworkBackend:
+    """The backend; `bridge` is started on demand, in this network."""
+    from tartlet.network.backend import preferred
+
+    return preferred(name)[0]
+
+
+async def attach_times(name: str) -> None:
     """How long it takes until a VM has its network."""
     from tartlet.network.attachment import AttachRequest
-    from tartlet.network.userns import Userns
 
     async with AsyncExitStack() as held:
         taken: list[float] = []
         for number in range(21):
             begun = time.perf_counter()
             request = AttachRequest(vm=f"vm{number}", mac=f"7a:65:e4:3f:be:{number:02x}")
-            await held.enter_async_context(Userns().attach(request))
+            await held.enter_async_context(backend_named(name).attach(request))
             taken.append(time.perf_counter() - begun)
     first, later = taken[0] * 1000, statistics.median(taken[1:]) * 1000
-    print(f"attach: the first VM {first:.0f} ms, each later one {later:.0f} ms (at most {MOST_ATTACH * 1000:.0f} ms)")
+    most = f"(at most {MOST_ATTACH * 1000:.0f} ms)"
+    print(f"attach {name:7} the first VM {first:.0f} ms, each later one {later:.0f} ms {most}")
 
 
 @asynccontextmanager
@@ -101,9 +112,8 @@ async def guest_on(netdev: str, inherited: tuple[int, ...]) -> AsyncGenerator[No
 async def backend_rates(name: str) -> tuple[float, float]:
     """Mbit/s from the host to a guest of this backend, and back."""
     from tartlet.network.attachment import AttachRequest, Forward
-    from tartlet.network.backend import BACKENDS
 
-    (backend,) = (backend for backend in BACKENDS if backend.name == name)
+    backend = backend_named(name)
     forwards = (Forward(port=PORT, guest_port=PORT),)
     async with backend.attach(AttachRequest(vm="guest", mac=MAC, forwards=forwards)) as attachment:
         (cable,) = attachment.cables

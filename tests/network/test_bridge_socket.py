@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Generator
@@ -114,3 +115,47 @@ async def test_three_rights_are_enough() -> None:
         status = await anyio.Path(f"/proc/{processes()['process']}/status").read_text()
         assert f"CapEff:\t{sum(1 << right for right in (10, 12, 13)):016x}" in status
         assert f"Uid:\t{HELPER}" in status
+
+
+ON_DEMAND = f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+import anyio
+from tap_guest import TapGuest
+from tartlet.network.attachment import AttachRequest
+from tartlet.network.bridge import Bridge
+
+async def main():
+    print(Bridge(on_demand=True).lacking())
+    async with Bridge(on_demand=True).attach(AttachRequest(vm="one", mac="7a:65:e4:3f:be:01")) as attachment:
+        guest = TapGuest(descriptor=attachment.cables[0].descriptors[0], mac=bytes.fromhex("7a65e43fbe01"))
+        print(str(guest.leased().address) == attachment.record.address, flush=True)
+        sys.stdin.readline()
+
+anyio.run(main)
+"""
+
+
+def on_demand(network: Namespace, user: int, *allowed: str) -> subprocess.Popen[str]:
+    """A user's VM, whose network is started by sudo; `allowed` are lines for sudoers."""
+    lines = "".join(f"printf '%s\\n' '{line}' > /etc/sudoers.d/tartlet;" for line in allowed)
+    prepared = f'{lines} cd /; exec "$@"'
+    layer = ["unshare", "--mount", sys.executable, str(TESTS / "own_system.py"), "/opt", "sh", "-ec", prepared, "sh"]
+    words = [*layer, sys.executable, SCRIPT, str(user), sys.executable, "-c", ON_DEMAND]
+    return subprocess.Popen(network.words(*words), stdin=-1, stdout=-1, stderr=-1, text=True)
+
+
+def test_a_user_starts_it_by_sudo_and_it_is_for_nobody_else(inside_private_network: Namespace) -> None:
+    program = Path(sys.executable).with_name("tart-net-helper")
+    if shutil.which("sudo") is None or not program.exists():
+        pytest.skip("needs sudo, and tart-net-helper installed")
+    line = f"#{NOBODY} ALL=(root) NOPASSWD: {program} --listen-fd 0"
+    with on_demand(inside_private_network, NOBODY, line) as first:
+        assert first.stdout
+        assert [first.stdout.readline() for _ in range(2)] == ["None\n", "True\n"], first.stderr
+        with on_demand(inside_private_network, HELPER) as other:
+            told, complaint = other.communicate("\n", timeout=60)
+            assert "sudo does not let this user start tart-net-helper without a password" in told
+            assert "the host's network is held for another user's VMs" in complaint
+        first.communicate("\n", timeout=60)
+    until(lambda: not things_left(), "the network to end")

@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 _PATIENCE = 10.0
 """Seconds that an answer may lie unread."""
 
+_PAUSE = 0.1
 _CONNECTIONS_BESIDES = 16
 """Connections that a user may have beyond those of his VMs."""
 
@@ -93,9 +94,13 @@ class Service:
                 connection, _ = listener.accept()
             except BlockingIOError:
                 continue
+            except OSError as exc:  # no descriptor left, or the other side is gone already
+                log.warning("cannot accept: %s", exc)
+                await anyio.sleep(_PAUSE)
+                continue
             uid = wire.peer_uid(connection)
-            if not self._admits(uid) or (uid and self._connections[uid] >= self._quota + _CONNECTIONS_BESIDES):
-                log.info("user %d is not let in", uid)
+            if uid and self._connections[uid] >= self._quota + _CONNECTIONS_BESIDES:
+                log.info("user %d has too many connections", uid)
                 connection.close()
                 continue
             connection.setblocking(False)
@@ -105,7 +110,10 @@ class Service:
     async def _served(self, connection: socket.socket, uid: int) -> None:
         try:
             with connection:
-                await _Conversation(self, connection, uid).held()
+                if self._admits(uid):
+                    await _Conversation(self, connection, uid).held()
+                else:
+                    await _turned_away(connection)
         except (Hangup, ValueError, RecursionError, TimeoutError) as exc:
             # It is gone, does not read its answers, or speaks nonsense: no reason to fail those who do not.
             log.info("a connection of user %d ends: %r", uid, exc)
@@ -191,6 +199,15 @@ class Service:
             if uid in (0, guest.owner)
         ]
         return {**fabric.described(), "vms": vms, "running": len(inside)}
+
+
+async def _turned_away(connection: socket.socket) -> None:
+    """Tell a user whom this process is not for. Raises Hangup, ValueError, TimeoutError."""
+    with anyio.fail_after(_PATIENCE):
+        await anyio.wait_readable(connection)
+        wire.receive_bytes(connection, requests.LONGEST)
+        told = {"error": "the host's network is held for another user's VMs", "hint": "sudo tart network setup"}
+        await conversation.say(connection, told)
 
 
 class _Conversation:
