@@ -29,6 +29,7 @@ import anyio
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from pushed_images import half_noise
 from registries import real_registry
+from tartlet.host.heap import share_heap
 from tartlet.host.paths import Home
 from tartlet.image.layers import PieceEncoder, Region, cut
 from tartlet.image.layout import read_layout
@@ -53,6 +54,7 @@ async def main() -> None:
     words.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     asked = words.parse_args()
     if asked.child:
+        share_heap()  # as the command does
         await child(Path(asked.child[0]), asked.child[1], asked.piece * MIB)
         return
     with tempfile.TemporaryDirectory(dir=asked.folder) as place:

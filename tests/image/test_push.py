@@ -483,7 +483,7 @@ async def test_a_cached_image_gets_more_names_without_a_blob(
     for more in (ImageName(name.host, name.namespace, tag="two"), fresh(before)):
         before.seen.clear()
         result = await copy_image(registries, targets_of([more]), by_digest, raw, local=NOTHING, scratch=tmp_path)
-        assert (result.sent, result.digest, sent(before)) == (0, digest, 0)
+        assert (result.sent, result.kept, result.digest, sent(before)) == (0, SIZE, digest, 0)
         assert await repository_of(registries, more).manifest(more.reference) == raw
         assert before.count("GET", BLOBS) == 0
 

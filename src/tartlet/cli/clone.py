@@ -78,21 +78,14 @@ def _from_image(app: App, name: ImageName, new_name: str, insecure: bool, concur
 
     for _ in range(_TRIES):
         if app.images.cached(name) is None:
-            _pull(app, name, insecure, concurrency, format_)
+            from tartlet.cli.pulling import pulled
+
+            pulled(app, name, insecure, concurrency, format_)
         try:
             return clone_image(app.uncollected_store, name, new_name)
         except ImageMissing:
             continue
     raise ImageMissing(name)
-
-
-def _pull(app: App, name: ImageName, insecure: bool, concurrency: int, format_: str) -> None:
-    import anyio
-
-    from tartlet.cli.pulling import pulled, said_when_interrupted
-
-    with said_when_interrupted(name):
-        anyio.run(pulled, app, name, insecure, concurrency, format_)
 
 
 def _make_room(app: App, made: Clone, limit: int) -> None:

@@ -30,11 +30,7 @@ def command(app: App, /, name: str, *, insecure: bool, concurrency: int, dedupli
         click.echo(f'"{name}" is a local VM: there is nothing to pull')
         return
 
-    import anyio
-
-    from tartlet.cli.pulling import pulled, said_when_interrupted
+    from tartlet.cli.pulling import pulled
     from tartlet.image.reference import parse
 
-    image = parse(name)
-    with said_when_interrupted(image):
-        anyio.run(pulled, app, image, insecure, concurrency, format_)
+    pulled(app, parse(name), insecure, concurrency, format_)

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import anyio
 import click
 
 from tartlet.cli.transfer_display import shown_transfer
 from tartlet.cli.wiring import App
+from tartlet.host.heap import share_heap
 from tartlet.image.pull import Pulled
 from tartlet.image.reference import ImageName
 from tartlet.units import human_size
 from tartlet.vm.pull import pull
 
 
-async def pulled(app: App, name: ImageName, insecure: bool, at_once: int, format_: str) -> Pulled:
+def pulled(app: App, name: ImageName, insecure: bool, at_once: int, format_: str) -> None:
     """Pull an image, show how far it is and tell what it came to. Raises as `tartlet.vm.pull.pull` does."""
+    share_heap()
+    with _said_when_interrupted(name):
+        anyio.run(_pulled, app, name, insecure, at_once, format_)
+
+
+async def _pulled(app: App, name: ImageName, insecure: bool, at_once: int, format_: str) -> None:
     with shown_transfer(plain=app.settings.plain_progress, format_=format_) as display:
         done = await pull(
             app.uncollected_store,
@@ -34,7 +42,6 @@ async def pulled(app: App, name: ImageName, insecure: bool, at_once: int, format
             received=done.received,
             reused=done.reused,
         )
-        return done
 
 
 def _sentence(name: ImageName, done: Pulled) -> str:
@@ -44,8 +51,7 @@ def _sentence(name: ImageName, done: Pulled) -> str:
 
 
 @contextmanager
-def said_when_interrupted(name: ImageName) -> Generator[None]:
-    """Tell whoever presses Ctrl+C inside the block that nothing is lost."""
+def _said_when_interrupted(name: ImageName) -> Generator[None]:
     try:
         yield
     except KeyboardInterrupt:

@@ -32,6 +32,8 @@ class Destination:
         self.repository, self.target = repository, target
         self.sent = 0
         """Bytes of blobs that had to be uploaded."""
+        self.uploaded: set[str] = set()
+        """Their digests."""
         self._chunk_size = chunk_size
         self._there: set[str] = set()
         self._busy: dict[str, anyio.Lock] = {}
@@ -98,7 +100,9 @@ class Destination:
             if blob.digest in self._there:
                 return 0
             sent = await push_blob(self.repository, blob, data, chunk_size=self._chunk_size, mount_from=mount_from)
-            self.sent += sent
+            if sent:
+                self.sent += sent
+                self.uploaded.add(blob.digest)
             self._there.add(blob.digest)
             return sent
 

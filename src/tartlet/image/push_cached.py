@@ -13,6 +13,7 @@ from anyio import to_thread
 
 from tartlet.host.copying import trouble_writing
 from tartlet.image.bodies import BlobBytes
+from tartlet.image.known_images import known_image
 from tartlet.image.local_blobs import LocalBlobs
 from tartlet.image.manifest import Descriptor, Manifest, digest_of, read_manifest
 from tartlet.image.piece_writer import CorruptBlob
@@ -44,6 +45,7 @@ async def copy_image(
     Raises BadManifest, CorruptBlob, FileTrouble and what `Repository` raises, in groups too.
     """
     source, sent = registries.repository(name.host, name.namespace), 0
+    moved: set[str] = set()
     report(TransferProgress(f"pushing {shown(targets)}"))
     if manifest is None or digest_of(manifest) != name.digest:
         manifest = await source.manifest(name.reference)
@@ -56,7 +58,10 @@ async def copy_image(
             await copying.run(image, f"copying {name} to {target}", report, max(1, at_once))
         await destination.name(manifest, image.media_type)
         sent += destination.sent
-    return Pushed(manifest=manifest, digest=digest_of(manifest), sent=sent, kept=0)
+        moved |= destination.uploaded
+    known = known_image(name, manifest)
+    kept = sum(piece.size for piece in known.pieces if piece.blob.digest not in moved) if known else 0
+    return Pushed(manifest=manifest, digest=digest_of(manifest), sent=sent, kept=kept)
 
 
 class _Copying:
