@@ -431,6 +431,20 @@ async def test_an_agent_that_shall_stop_waits_for_the_host(tmp_path: Path) -> No
             assert done == [b"still here\n"]
 
 
+async def test_a_host_that_waits_for_its_end_keeps_no_agent_from_giving_way(tmp_path: Path) -> None:
+    with agent_process() as (port, process):
+        async with (
+            agents_served(tmp_path, port) as agents,
+            connect(tmp_path, patience=10) as channel,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(agents.before_shutdown, anyio.sleep_forever)
+            await heard(channel, "true")
+            process.send_signal(signal.SIGHUP)
+            assert await anyio.to_thread.run_sync(process.wait, 10) == 0
+            tasks.cancel_scope.cancel()
+
+
 async def test_an_agent_that_nobody_holds_stops_at_once(tmp_path: Path) -> None:
     with agent_process() as (port, process):
         async with agents_served(tmp_path, port), connect(tmp_path, patience=10) as channel:
