@@ -130,7 +130,8 @@ def test_a_guest_is_seen_and_typed_to_in_a_browser(tmp_path: Path, suspended: La
         page.press("Home", control=True, alt=True)
         assert page.value("document.activeElement.value") == "both", "the way out for who has no pointer"
 
-        suspended.done("stop", "mini")
+        suspended.done("suspend", "mini")
+        assert "suspended" in suspended.done("wait", "mini"), "a machine with pages open can be saved"
         for tab in (page, other):
             tab.wait("document.querySelector('#state').dataset.state === 'stopped'")
             assert "tart run mini --web" in tab.value("document.querySelector('#notice').innerText")

@@ -51,6 +51,7 @@ def examine(store: VmStore, name: str | None = None) -> list[Finding]:
         *_network(),
         *_firewalls(),
         _shared_folders(),
+        _web_console(),
         _space(store),
         *_left_overs(store),
     ]
@@ -138,6 +139,17 @@ def _shared_folders() -> Finding:
     except UserError as exc:
         return Finding(topic=topic, verdict=Verdict.NOTE, text=str(exc), hint=exc.hint)
     return Finding(topic=topic, verdict=Verdict.OK, text=found.path)
+
+
+def _web_console() -> Finding:
+    from tartlet.web import assets
+
+    topic = "web console"
+    try:
+        assets.found()
+    except assets.AssetsMissing as exc:
+        return Finding(topic=topic, verdict=Verdict.NOTE, text=str(exc), hint=exc.hint)
+    return Finding(topic=topic, verdict=Verdict.OK, text="noVNC and xterm.js are there")
 
 
 def _space(store: VmStore) -> Finding:
