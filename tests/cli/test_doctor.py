@@ -30,6 +30,25 @@ def test_findings_as_text_and_json(home: Path) -> None:
     assert [topic for topic in topics if f"{topic}: " not in text] == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "topic", "told"),
+    [
+        ('backend = "userns"\n', "firewalls", []),
+        ('backend = "bridge"\n', "firewalls", [True]),
+        ("backend = [\n", "network", [True]),
+    ],
+    ids=["own", "hosts", "broken"],
+)
+def test_what_the_networks_settings_are_about(home: Path, settings: str, topic: str, told: list[bool]) -> None:
+    folder = home.parent / "config"
+    (folder / "tartlet").mkdir(parents=True)
+    (folder / "tartlet" / "network.toml").write_text(settings)
+    found = json.loads(tart(home, "doctor", "--json", XDG_CONFIG_HOME=str(folder)).out)
+    texts = [one["Text"] for one in found if one["Topic"] == topic]
+    about = "network.toml: " if topic == "network" else ""
+    assert [about in text for text in texts if about in text][:1] == told
+
+
 def test_left_overs_are_shown_and_left(home: Path) -> None:
     (home / "tmp" / "stale").mkdir()
     found = json.loads(tart(home, "doctor", "--json").out)

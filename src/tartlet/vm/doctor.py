@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tartlet.errors import ToolMissing, UserError
+from tartlet.errors import UserError
 from tartlet.host.locks import try_file_lock
 from tartlet.hypervisor import accel, firmware, qemu
 from tartlet.units import human_size
@@ -49,7 +49,7 @@ def examine(store: VmStore, name: str | None = None) -> list[Finding]:
         _accelerator(),
         *_qemu(),
         *_network(),
-        *_firewalls(),
+        *_network_settings(),
         _shared_folders(),
         _web_console(),
         _space(store),
@@ -110,18 +110,26 @@ def _network() -> Iterator[Finding]:
         )
 
 
-def _firewalls() -> Iterator[Finding]:
-    """Of interest where VMs may be in the host's own network only."""
-    from tartlet.network import firewalls
-    from tartlet.network.host_rules import RulesUnreadable
+def _network_settings() -> Iterator[Finding]:
+    from tartlet.network import preferences
     from tartlet.network.setup import is_installed
 
-    if not is_installed():
+    try:
+        in_hosts_network = preferences.read().backend == "bridge"
+    except UserError as exc:
+        yield Finding(topic="network", verdict=Verdict.PROBLEM, text=str(exc), hint=exc.hint)
         return
+    if in_hosts_network or is_installed():
+        yield from _firewalls()
+
+
+def _firewalls() -> Iterator[Finding]:
+    from tartlet.network import firewalls
+
     topic = "firewalls"
     try:
         found = firewalls.obstacles()
-    except (RulesUnreadable, ToolMissing) as exc:
+    except UserError as exc:
         yield Finding(topic=topic, verdict=Verdict.NOTE, text=str(exc), hint=exc.hint)
         return
     for one in found:
