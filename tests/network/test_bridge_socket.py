@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import anyio
 import pytest
 
+from command import TART
 from host_networks import installed, processes, things_left
 from namespaces import Namespace
 from ordinary_user import NOBODY, SCRIPT
@@ -115,6 +116,15 @@ async def test_three_rights_are_enough() -> None:
         status = await anyio.Path(f"/proc/{processes()['process']}/status").read_text()
         assert f"CapEff:\t{sum(1 << right for right in (10, 12, 13)):016x}" in status
         assert f"Uid:\t{HELPER}" in status
+
+
+def test_the_settings_of_the_host_are_roots(inside_private_network: Namespace) -> None:
+    assert inside_private_network.as_root
+    with nobody(str(TART), "network", "set", "--system", "nat.address", "192.168.77.1") as theirs:
+        told = theirs.communicate(timeout=60)[1]
+    assert theirs.returncode == 1
+    assert "only root may change this host's network" in told
+    assert "tart network set --system nat.address 192.168.77.1" in told
 
 
 ON_DEMAND = f"""

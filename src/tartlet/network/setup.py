@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from tartlet.errors import ToolMissing, UserError
 from tartlet.host.process import run
 from tartlet.network import setup_files as files
 from tartlet.network import setup_program
+from tartlet.network.rights import RightsMissing
 from tartlet.network.ruleset import TAP_PREFIX
 from tartlet.network.setup_accounts import Group, Member, User, entry
 from tartlet.network.setup_manifest import MANIFEST, made_before, note_made
@@ -26,17 +26,6 @@ from tartlet.network.setup_steps import HOST, Enabled, Step, Written, within
 
 _SYSTEMD_RUNS = Path("/run/systemd/system")
 """sd_booted(3)."""
-_SECURE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where sudo looks for programs."""
-
-
-class RightsMissing(UserError):
-    """Only root changes the system."""
-
-    def __init__(self, verb: str) -> None:
-        found = shutil.which("tart", path=_SECURE_PATH)
-        tart = "tart" if found else Path(sys.executable).with_name("tart")
-        super().__init__("only root may change this host's network", f"sudo {tart} network {verb}")
 
 
 class HelperInUse(UserError):

@@ -89,8 +89,6 @@ SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM
 UMask=0077
 LimitNOFILE=65536
-# Small shells stay until the last guest is gone, and take its bridge and rules away.
-KillMode=process
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from tartlet.errors import InvalidArgument, UserError
 from tartlet.network import host_line, keepers, line, preferences
 from tartlet.network.host_line import NAME as HOSTS
+from tartlet.network.rights import RightsMissing
 from tartlet.network.userns import NAME
 
 _QUESTION = {"do": "status"}
@@ -59,10 +61,12 @@ async def shared_networks() -> tuple[SharedNetwork, ...]:
 async def change_setting(key: str, value: str, *, system: bool = False) -> None:
     """Write a setting of the networks, while no VM runs in one if it is about them as a whole.
 
-    `system`: of those that the users of this host share, which only root may. Raises InvalidArgument, NetworkInUse,
-    PreferencesBroken, FileTrouble, BackendUnusable.
+    `system`: of those that the users of this host share, which only root may. Raises InvalidArgument, RightsMissing,
+    NetworkInUse, PreferencesBroken, FileTrouble, BackendUnusable.
     """
     preferences.check(key, value)
+    if system and os.geteuid() != 0:
+        raise RightsMissing(f"set --system {key} {value}")
     if key in preferences.SYSTEM_ONLY and not system:
         raise InvalidArgument(f"{key} is a setting of the whole host", f"sudo tart network set --system {key} {value}")
     if key not in preferences.AT_ONCE:
