@@ -80,6 +80,13 @@ def test_what_is_shown_of_an_address_holds_no_secret() -> None:
         ("https://notghcr.io/v2/", {"https_proxy": "http://p", "no_proxy": "ghcr.io"}, "http://p"),
         ("http://127.0.0.1:5000/", {"http_proxy": "http://p", "no_proxy": "127.0.0.1:5000"}, None),
         ("http://127.0.0.1:5001/", {"http_proxy": "http://p", "no_proxy": "127.0.0.1:5000"}, "http://p"),
+        ("http://10.1.2.3:5000/", {"http_proxy": "http://p", "no_proxy": "10.0.0.0/8"}, None),
+        ("http://11.1.2.3:5000/", {"http_proxy": "http://p", "no_proxy": "10.0.0.0/8"}, "http://p"),
+        ("http://registry:5000/", {"http_proxy": "http://p", "no_proxy": "10.0.0.0/8"}, "http://p"),
+        ("http://[::1]:5000/", {"http_proxy": "http://p", "no_proxy": "::1"}, None),
+        ("http://[::1]:5000/", {"http_proxy": "http://p", "no_proxy": "[::1]:5000"}, None),
+        ("http://[::1]:5001/", {"http_proxy": "http://p", "no_proxy": "[::1]:5000"}, "http://p"),
+        ("http://[fd00::2]/", {"http_proxy": "http://p", "no_proxy": "fd00::/8"}, None),
     ],
 )
 def test_the_proxy_comes_from_the_environment(url: str, environment: dict[str, str], proxy: str | None) -> None:

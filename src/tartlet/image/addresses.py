@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
 
 from yarl import URL
 
@@ -63,14 +64,29 @@ def proxy_for(url: URL, environment: Mapping[str, str]) -> str | None:
     def value(name: str) -> str:
         return environment.get(name) or environment.get(name.upper(), "")
 
-    host, port = url.host or "", str(url.port)
-    for entry in value("no_proxy").replace(",", " ").split():
-        name, _, only_port = entry.rpartition(":") if entry.rpartition(":")[2].isdecimal() else (entry, "", port)
-        name = name.strip("[]").removeprefix("*").lstrip(".").lower()
-        if only_port == port and (not name or host == name or host.endswith(f".{name}")):
-            return None
+    if any(_spares(entry, url) for entry in value("no_proxy").replace(",", " ").split()):
+        return None
     proxy = value(f"{url.scheme}_proxy") or value("all_proxy")
     return _proxy(proxy) if proxy else None
+
+
+def _spares(entry: str, url: URL) -> bool:
+    """Whether an entry of `no_proxy` is for an address: a name and those below it, an IP address or network, a port."""
+    host, port = url.host or "", str(url.port)
+    name, _, only_port = entry.rpartition(":")
+    if not only_port.isdecimal() or (
+        ":" in name and not name.endswith("]")
+    ):  # no port, but an IPv6 address may be there
+        name, only_port = entry, port
+    name = name.strip("[]").removeprefix("*").lstrip(".").lower()
+    return only_port == port and (not name or host == name or host.endswith(f".{name}") or _is_within(host, name))
+
+
+def _is_within(host: str, network: str) -> bool:
+    try:
+        return ip_address(host) in ip_network(network, strict=False)
+    except ValueError:
+        return False
 
 
 def _proxy(text: str) -> str:
