@@ -431,6 +431,7 @@ class Copy:
         folder, agreed = self._read()
         found: dict[str, Entry] = {}
         with contextlib.suppress(FileNotFoundError), _held(self._top) as top:
+            settle(top)  # should the power be cut now, this is what is found at the next start
             found = scanned(top)
         write_line(out, folder)
         for path in {**agreed, **found}:

@@ -126,7 +126,7 @@ class _Round:
 
     async def _run(self, what: str, *more: str, stdin: AsyncIterable[bytes] | None = None, stdout: Writer) -> None:
         """The guest's side of it, as root. Raises SyncFailed, AgentUnavailable, AgentFailed."""
-        args = ("-I", "-X", "utf8", "-c", tree.source(), tree.STATES, self._folder.guest_path, what, *more)
+        args = ("-I", "-S", "-X", "utf8", "-c", tree.source(), tree.STATES, self._folder.guest_path, what, *more)
         command = Command(name="python3", args=args, user="root", interactive=stdin is not None, bulky=True)
         complaint = bytearray()
 
