@@ -22,6 +22,7 @@ import anyio
 from tartlet.errors import UserError
 from tartlet.host.files import removed
 from tartlet.network import preferences, wire
+from tartlet.network.host_door import Door
 from tartlet.network.host_network import HostNetwork
 from tartlet.network.host_service import Service
 from tartlet.network.inside import SHELTER, cover
@@ -58,14 +59,9 @@ async def _served(listener: socket.socket, owner: int | None, folder: Path, know
     """`owner` is the user who started this; None: whoever can connect is served."""
     async with anyio.create_task_group() as tasks:
         network = HostNetwork(known, folder, tasks)
-        service = Service(
-            network,
-            tasks,
-            quota=known.vms_per_user,
-            admits=lambda uid: owner is None or uid in (0, owner),
-            linger=_LINGER_OF_SERVICE if owner is None else _LINGER_ON_DEMAND,
-        )
-        await service.serve(listener)
+        service = Service(network, tasks, quota=known.vms_per_user)
+        door = Door(service, tasks, admits=lambda uid: owner is None or uid in (0, owner))
+        await door.keep(listener, _LINGER_OF_SERVICE if owner is None else _LINGER_ON_DEMAND)
         tasks.cancel_scope.cancel()
 
 
