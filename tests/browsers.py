@@ -90,7 +90,7 @@ class Page:
     def wait(self, expression: str, within: float = 20) -> None:
         """Wait until a JavaScript expression is true."""
         deadline = time.monotonic() + within
-        while not self.value(f"!!({expression})"):
+        while not self.value(f"(async () => !!(await ({expression})))()"):
             assert time.monotonic() < deadline, (expression, self.value("document.body.innerText"))
             time.sleep(0.05)
 

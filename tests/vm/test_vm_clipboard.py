@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from browsers import Browser, browser
 from command import TART, surroundings
 from vm_lab import Lab, leaving_nobody
 
@@ -35,6 +36,13 @@ def test_a_guest_whose_screen_is_served_gets_it_unless_it_must_not(
         assert has_port(suspended) is shared
 
 
+def test_a_page_with_the_screen_shares_it_too(suspended: Lab) -> None:
+    with leaving_nobody():
+        suspended.done("run", "mini", "--web", "--detach", "--wait-ready", timeout=100)
+        assert has_port(suspended)
+        suspended.done("stop", "mini")
+
+
 def test_it_does_not_keep_a_machine_from_being_saved(suspended: Lab) -> None:
     boot = "cat /proc/sys/kernel/random/boot_id"
     with leaving_nobody():
@@ -56,7 +64,7 @@ def test_it_does_not_keep_a_machine_from_being_saved(suspended: Lab) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_what_is_copied_on_one_side_is_pasted_on_the_other(suspended_debian: Lab) -> None:
+def test_what_is_copied_on_one_side_is_pasted_on_the_other(tmp_path: Path, suspended_debian: Lab) -> None:
     lab = suspended_debian
     with lab.running("debian", VNC) as said:
         url = said.split("VNC server is running at ")[1].split()[0]
@@ -72,6 +80,23 @@ def test_what_is_copied_on_one_side_is_pasted_on_the_other(suspended_debian: Lab
                 assert hear(guest) == "from the viewer: ß"
             lab.done("snapshot", "create", "debian", "between")  # the port goes and comes back
             lab.done("snapshot", "delete", "debian", "between")
+        with (
+            spoken(lab, TART, "exec", "-i", "--user", "root", "debian", "python3", "/home/admin/peer.py") as guest,
+            browser(tmp_path / "profile", lab.network.words) as chromium,
+        ):
+            a_page_shares_it(guest, chromium, lab.done("web", "debian").strip())
+
+
+def a_page_shares_it(guest: subprocess.Popen[str], chromium: Browser, link: str) -> None:
+    chromium.ask("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
+    page = chromium.page()
+    page.go(link)
+    page.wait("document.querySelector('#screen canvas')?.getAttribute('role')")
+    tell(guest, "from the guest: ä")
+    page.wait("navigator.clipboard.readText().then((text) => text === 'from the guest: ä')")
+    page.value("navigator.clipboard.writeText('from the page: ß')")
+    page.click("#paste")
+    assert hear(guest) == "from the page: ß"
 
 
 @contextmanager

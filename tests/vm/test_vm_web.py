@@ -177,7 +177,8 @@ def guest_behind(lab: Lab, link: str) -> dict[str, object]:
 def test_no_graphics_means_the_terminal_alone(stopped: Lab) -> None:
     said = stopped.done("run", "mini", "--web", *HEADLESS, "--detach")
     assert said.startswith("The web console is at http://127.0.0.1:")
-    assert guest_behind(stopped, link_in(said)) == {"name": "mini", "screen": False, "follows": False}
+    told = guest_behind(stopped, link_in(said))
+    assert told == {"name": "mini", "screen": False, "clipboard": False, "follows": False}
     refused = stopped.tart("run", "mini", "--web-port", "8080")
     assert (refused.code, "--web-port needs --web" in refused.err) == (64, True)
 

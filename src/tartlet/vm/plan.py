@@ -143,7 +143,7 @@ async def planned(
             network=network,
             folders=folders,
             options=options,
-            clipboard=not options.no_clipboard and (options.vnc_experimental or emulator.window.shares_clipboard),
+            clipboard=_shares_clipboard(options, emulator.window),
             config=config,
             image_disks=tuple(argument.path for argument in extra if names_image(argument)),
         )
@@ -244,6 +244,11 @@ def _window(options: RunOptions, config: VmConfig, program: str) -> display.Wind
         closable=not options.suspendable,
         capture_system_keys=options.capture_system_keys,
     )
+
+
+def _shares_clipboard(options: RunOptions, window: display.Window) -> bool:
+    served = options.vnc_experimental or (options.web and not options.no_graphics)
+    return not options.no_clipboard and (served or window.shares_clipboard)
 
 
 def _sound(options: RunOptions, emulator: _Emulator) -> str:

@@ -57,6 +57,7 @@ class WebConsole:
             name=self._plan.machine.name,
             serial=self._serial,
             screen=None if options.web and options.no_graphics else self._screen,
+            clipboard=self._plan.clipboard,
             follows=bool(config.display_refit),
         )
         return await self._held.enter_async_context(serving(guest, options.web_port))

@@ -51,6 +51,8 @@ class Guest:
 
     Raises UserError.
     """
+    clipboard: bool = False
+    """Whether the guest shares its clipboard with whoever sees its screen."""
     follows: bool = False
     """Whether the guest's resolution is to follow the size of the page."""
 
@@ -140,8 +142,9 @@ class _Pages:
         return _html(assets.page("index.html").replace("{name}", html.escape(self._guest.name)))
 
     async def _about(self, _: web.Request) -> web.StreamResponse:
-        has_screen = self._guest.screen is not None
-        return web.json_response({"name": self._guest.name, "screen": has_screen, "follows": self._guest.follows})
+        guest = self._guest
+        told = {"name": guest.name, "screen": guest.screen is not None}
+        return web.json_response({**told, "clipboard": guest.clipboard, "follows": guest.follows})
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         path = self._files.get(request.match_info["file"])

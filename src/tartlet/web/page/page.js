@@ -21,6 +21,8 @@ show(guest.screen ? (innerWidth < 800 ? "screen" : "both") : "terminal");
 for (const choice of document.querySelectorAll("#views input")) {
   choice.addEventListener("change", () => show(choice.value));
 }
+one("#paste").hidden = !(screen && guest.clipboard);
+one("#paste").addEventListener("click", () => screen.paste());
 one("#reset-keys").addEventListener("click", () => screen.pressResetKeys());
 one("#size").addEventListener("click", () => terminal.tellSize());
 one("#full").addEventListener("click", () => screen.fill(one("#screen")));

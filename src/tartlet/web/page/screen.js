@@ -16,6 +16,7 @@ export class Screen {
     this.rfb.background = "transparent";
     this.rfb.scaleViewport = true;
     this.rfb.resizeSession = this.guest.follows;
+    this.rfb.addEventListener("clipboard", ({ detail }) => this.copied(detail.text));
     this.rfb.addEventListener("connect", () => {
       const canvas = this.surface.querySelector("canvas");
       canvas.tabIndex = 0; // noVNC leaves it out of the keyboard's way around the page
@@ -30,6 +31,20 @@ export class Screen {
 
   focus() {
     this.rfb.focus();
+  }
+
+  // A browser lets only a page that is looked at write to the clipboard: otherwise it has to wait.
+  async copied(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      addEventListener("focus", () => this.copied(text), { once: true });
+    }
+  }
+
+  async paste() {
+    this.rfb.clipboardPasteFrom(await navigator.clipboard.readText());
+    this.focus();
   }
 
   pressResetKeys() {
