@@ -15,7 +15,11 @@ from tartlet.vm.store import VmMissing, VmRunning
     [
         (UserError("it broke"), 1, "it broke\n"),
         (UserError("it broke", "mend it"), 1, "it broke\nmend it\n"),
-        (VmRunning("v"), 1, 'VM "v" is running\nstop it first: tart stop v\n'),
+        (
+            VmRunning("v"),
+            1,
+            'VM "v" is running\nstop it first: tart stop v; or wait, if it is being pushed or exported\n',
+        ),
         (OSError(28, "No space left on device", "/x/y"), 1, "Error: No space left on device: /x/y\n"),
         (OSError("odd"), 1, "Error: odd\n"),
         (TimeoutError(), 1, "Error: TimeoutError\n"),

@@ -41,7 +41,8 @@ class VmAlreadyRunning(UserError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f'VM "{name}" is already running', f"stop it with `tart stop {name}`, or clone it and run the copy"
+            f'VM "{name}" is already running',
+            f"stop it with `tart stop {name}`, or clone it and run the copy; wait, if it is being pushed or exported",
         )
 
 

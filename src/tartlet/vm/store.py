@@ -38,7 +38,10 @@ class VmRunning(UserError):
     """The VM runs, and what was asked for needs it stopped."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f'VM "{name}" is running', f"stop it first: tart stop {name}")
+        super().__init__(
+            f'VM "{name}" is running',
+            f"stop it first: tart stop {name}; or wait, if it is being pushed or exported",
+        )
         self.name = name
 
 
