@@ -149,6 +149,9 @@ def test_a_guest_whose_packages_are_not_to_be_touched_gets_files(debian: Lab) ->
     remove_agent(debian)
     debian.done("exec", "--user", "root", "debian", "chmod", "-x", "/usr/bin/dpkg-query")
     debian.done("agent", "install", "debian", timeout=120)
+    before = debian.sh("pgrep -f tart-agent", "debian")
+    debian.done("agent", "install", "debian", timeout=120)  # through itself
+    assert debian.sh("pgrep -f tart-agent", "debian") != before
     debian.done("exec", "--user", "root", "debian", "chmod", "+x", "/usr/bin/dpkg-query")
     assert debian.done("exec", "-t", "debian", "stty", "size") == "24 80\r\n"
     assert debian.sh("readlink -e /usr/local/sbin/tart-agent; " + STATUS, "debian") == "/usr/local/sbin/tart-agent"

@@ -20,6 +20,7 @@ def install(app: App, name: str, *, user: str | None) -> None:
     """Bring Tartlet's own guest agent into a running VM, or renew it there.
 
     It goes in through the QEMU guest agent, or by SSH. The guest needs Python 3.8 or newer, and systemd or OpenRC.
+    Debian and Ubuntu get it as the package tart-agent, and need no network for it.
     """
     vm = app.store.open(name)
     if vm.state() is not VmState.RUNNING:

@@ -45,8 +45,7 @@ respawn_max=0
 retry="TERM/85/KILL/5"
 
 depend() {{
-    need localmount
-    after bootmisc
+    after localmount bootmisc
 }}
 
 start_pre() {{

@@ -44,6 +44,12 @@ put() {{ # whole or not at all: the agent may be running
     chown 0:0 "$1.new"
     mv "$1.new" "$1"
 }}
+restart() {{ # an agent that carries this out gives way when it is done, and is started again
+    case $(tr '\\0' '\\n' < "/proc/$PPID/cmdline" | sed -n 3p) in
+        */tart-agent) kill -HUP "$PPID" ;;
+        *) "$@" ;;
+    esac
+}}
 if packaged; then
     exit 0
 fi
@@ -57,11 +63,12 @@ if [ -d /run/systemd/system ]; then
     udevadm control --reload
     udevadm trigger --subsystem-match=virtio-ports --action=add
     udevadm settle --timeout=10 || :
-    systemctl restart tart-agent.service
+    restart systemctl restart tart-agent.service
 elif command -v rc-update > /dev/null; then
     put /etc/init.d/tart-agent 755
     rc-update -q add tart-agent default
-    rc-service -q tart-agent restart > /dev/null 2>&1 < /dev/null
+    restart rc-service tart-agent restart > "$work/said" 2>&1 < /dev/null ||
+        refuse "OpenRC does not start it: $(tail -n 1 "$work/said")"
 else
     refuse "the guest has neither systemd nor OpenRC: copy {FILE} in yourself and have it started"
 fi
