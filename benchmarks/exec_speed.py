@@ -3,7 +3,10 @@
 The VM has to run, with the agent and an SSH server in it. Prints ratios; each pair is measured in turns, so that what
 else the machine does hits both alike.
 
-    .venv/bin/python benchmarks/exec_speed.py debian
+    .venv/bin/python benchmarks/exec_speed.py debian [foreign]
+
+With the name of a second running VM, whose only agent is behind vsock (the tests' `vsock_lab` makes such
+a guest), its commands are measured too.
 """
 
 from __future__ import annotations
@@ -65,6 +68,8 @@ async def main() -> None:
             try:
                 await commands(channel, ssh)
                 await copies(channel, ssh, folder)
+                for other in sys.argv[2:]:
+                    await behind_vsock(channel, other)
             finally:
                 ssh.run("ssh", "-O", "exit", ssh.host)
                 await run(channel, "sh", "-c", f"sed -i '$d' ~/.ssh/authorized_keys; rm -f {SENT}")
@@ -77,6 +82,30 @@ async def commands(channel: GuestChannel, ssh: Ssh) -> None:
         lambda: anyio.to_thread.run_sync(ssh.run, "ssh", ssh.host, "true"),
     )
     print(f"exec true: {ours * 1000:.0f} ms, ssh {theirs * 1000:.0f} ms: {ours / theirs:.2f} of ssh's time")
+
+
+async def behind_vsock(own: GuestChannel, name: str) -> None:
+    vm = VmStore(Home(Settings.read().home).prepared()).open(name)
+    async with connect(vm.path) as foreign:
+        vsock, port = await in_turns(COMMANDS, lambda: run(foreign, "true"), lambda: run(own, "true"))
+        assert (own.agent, foreign.agent) == ("tart-agent", "vsock-agent")
+        print(
+            f"exec true: vsock {vsock * 1000:.0f} ms, port {port * 1000:.0f} ms: {vsock / port:.2f} of the port's time"
+        )
+        vsock, port = await in_turns(COPIES, lambda: read(foreign), lambda: read(own))
+        print(f"output: vsock {SIZE / vsock / 1e6:.1f} MB/s, port {SIZE / port / 1e6:.1f} MB/s")
+
+
+async def read(channel: GuestChannel) -> None:
+    """Take all that a command writes."""
+    taken = 0
+
+    async def take(data: bytes) -> None:
+        nonlocal taken
+        taken += len(data)
+
+    await channel.execute(Command(name="head", args=("-c", str(SIZE), "/dev/zero")), take, take)
+    assert taken == SIZE
 
 
 async def copies(channel: GuestChannel, ssh: Ssh, folder: Path) -> None:

@@ -15,7 +15,21 @@ from tartlet.guest.port_session import TartAgent
 from tartlet.guest.qga import QemuGuestAgent
 from tartlet.guest.qga_commands import QgaCommands
 from tartlet.guest.service import serving
+from tartlet.guest.vsock_agent import VsockAgent
 from tartlet.host.sockets import listening
+
+
+class NoVsock:
+    """A VM that cannot have a vsock device."""
+
+    transport = "nothing"
+    possible = is_plugged = False
+
+    async def connect(self, port: int) -> socket.socket:
+        raise AssertionError(port)
+
+    async def empty(self) -> None:
+        raise AssertionError
 
 
 @asynccontextmanager
@@ -32,7 +46,7 @@ async def served(folder: Path, port: socket.socket, mac: str) -> AsyncGenerator[
 def only(agent: QemuGuestAgent, mac: str) -> Generator[GuestAgents]:
     """The agents of a VM in which ours never comes."""
     with socket.socket(socket.AF_UNIX) as nobody:
-        yield GuestAgents(TartAgent(nobody), QgaCommands(agent, mac))
+        yield GuestAgents(TartAgent(nobody), QgaCommands(agent, mac), VsockAgent(NoVsock(), 0))
 
 
 @dataclass

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+from guest_channels import NoVsock
 from machines import MAC
 from tartlet.guest import tart_agent
 from tartlet.guest.agents import GuestAgents
@@ -16,6 +17,7 @@ from tartlet.guest.port_session import TartAgent
 from tartlet.guest.qga import QemuGuestAgent
 from tartlet.guest.qga_commands import QgaCommands
 from tartlet.guest.service import serving
+from tartlet.guest.vsock_agent import VsockAgent
 from tartlet.host.sockets import listening
 
 AGENT = Path(tart_agent.__file__)
@@ -52,7 +54,7 @@ def agent_process(python: str = sys.executable) -> Generator[tuple[socket.socket
 async def agents_served(folder: Path, port: socket.socket) -> AsyncGenerator[GuestAgents]:
     """Serve the folder's control socket with our own agent behind `port`, and nobody at the other port."""
     with socket.socket(socket.AF_UNIX) as nobody, listening(folder, "control.sock") as listener:
-        agents = GuestAgents(TartAgent(port), QgaCommands(QemuGuestAgent(nobody), MAC))
+        agents = GuestAgents(TartAgent(port), QgaCommands(QemuGuestAgent(nobody), MAC), VsockAgent(NoVsock(), 0))
         agents.own.port_opened()
         async with serving(listener, agents):
             yield agents

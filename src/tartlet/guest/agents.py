@@ -1,4 +1,4 @@
-"""The agents one VM may have, as one: ours where it runs, and the QEMU guest agent where it does not."""
+"""The agents one VM may have, as one: ours where it runs, else one behind vsock, else the QEMU guest agent."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tartlet.guest.port_channel import End
 from tartlet.guest.port_session import TartAgent
 from tartlet.guest.qga_commands import QgaCommands, usable
 from tartlet.guest.tart_agent import FILE, PACKAGED_FILE
+from tartlet.guest.vsock_agent import VsockAgent
 
 log = logging.getLogger(__name__)
 
@@ -37,32 +38,49 @@ class Kind(enum.StrEnum):
     """Which agent answers."""
 
     TART = "tart-agent"
+    VSOCK = "vsock-agent"
+    """One that speaks agent.proto itself, as agents made for the original do."""
     QEMU = "qemu-guest-agent"
 
 
 class GuestAgents:
-    """Both agents of a VM, chosen between anew for each request. Their owner tells when a port opens or closes."""
+    """All agents of a VM, chosen between anew for each request. Their owner tells when a port opens or closes."""
 
-    def __init__(self, own: TartAgent, qemu: QgaCommands) -> None:
-        self.own, self.qemu = own, qemu
+    def __init__(self, own: TartAgent, qemu: QgaCommands, vsock: VsockAgent) -> None:
+        self.own, self.qemu, self.vsock = own, qemu, vsock
         self._hoped_until = 0.0
         """Until when ours is worth waiting for: the guest boots, or ours has gone and may be restarting."""
+        self._curious = anyio.Event()
+        """The QEMU guest agent has answered, and it is not known whether one behind vsock would."""
+
+    async def run(self) -> None:
+        """What belongs to no single request; has to run all the time."""
+        async with anyio.create_task_group() as tasks:
+            for work in (self.own.run, self.vsock.run, self._make_room, self._look_behind_vsock):
+                tasks.start_soon(work)
+
+    def guest_started(self) -> None:
+        """The guest starts anew."""
+        self.vsock.guest_started()
 
     def port_changed(self, kind: Kind, *, is_open: bool) -> None:
         """The guest has opened or closed the port of this agent."""
         agent = self.own if kind is Kind.TART else self.qemu.agent
         if is_open == (kind is Kind.QEMU):
             self._hoped_until = anyio.current_time() + _BOOT_SPREAD
+        if kind is Kind.TART and is_open != self.own.is_open:
+            self.vsock.leave_alone(_OWN_HANDSHAKE if is_open else None)
         if is_open:
             agent.port_opened()
         else:
             agent.port_closed()
+            self.vsock.missing = False  # with whoever has gone
 
     async def answers(self) -> Kind:
         """Return when the one answers that is best for this guest. Raises AgentUnavailable, AgentFailed."""
         kind = await self.chosen(None)
         if kind is Kind.QEMU:
-            await self._promised()
+            await self._better_one()
             kind = await self.chosen(None)
         if kind is Kind.QEMU:
             await self.qemu.agent.ping()
@@ -71,36 +89,64 @@ class GuestAgents:
     async def chosen(self, patience: float | None, *, demanding: bool = False) -> Kind:
         """Which agent to ask, waiting up to `patience` seconds for one (None: for ever). Raises AgentUnavailable.
 
-        Ours, if it is up or just coming up. Something demanding, which the other cannot do as well, waits for ours in a
-        guest that boots and has it installed, where they come one after the other.
+        Ours, if it is up or just coming up. Something demanding, which the QEMU guest agent cannot do as well, waits
+        for ours in a guest that boots and has it installed, where they come one after the other, and for one behind
+        vsock.
         """
-        with anyio.move_on_after(patience):
+        least = 0.0 if self.own.is_open or self.qemu.agent.is_open else self.vsock.patience
+        with anyio.move_on_after(patience or (None if patience is None else least)):
             if not self.own.in_session():
-                await _first_of(self._own_ready, self._qemu_ready)
-            if not self.own.in_session() and demanding:
-                await self._promised()
+                await _first_of(self._own_ready, self._qemu_ready, self._vsock_ready)
+            if not self.own.in_session() and demanding and not self.vsock.present:
+                await self._better_one()
         if self.own.in_session():
             return Kind.TART
+        if self.vsock.present and await self.vsock.reached():
+            return Kind.VSOCK
         if self.qemu.agent.is_open:
+            self._curious.set()
             return Kind.QEMU
         raise AgentUnavailable
 
-    async def _promised(self) -> None:
-        """Wait for our agent in a guest that has it installed and where it may be on its way."""
-        if anyio.current_time() >= self._hoped_until:
-            return
+    async def _better_one(self) -> None:
+        """Beside the QEMU guest agent: wait for ours where it is installed and on its way, else look for a third."""
+        hope = self._hoped_until - anyio.current_time()
+        known = self.vsock.present or self.vsock.missing
+        if (hope > 0 or not known) and await self._has_ours():
+            await self.own.wait_ready(max(0.0, hope))
+        else:
+            await self.vsock.found()
+
+    async def _has_ours(self) -> bool:
         try:
-            if not await self.qemu.has_any_file(PACKAGED_FILE, FILE):
-                return
+            return await self.qemu.has_any_file(PACKAGED_FILE, FILE)
         except UserError as exc:
             log.debug("whether our agent is installed is not known: %s", exc)
-            return
-        await self.own.wait_ready(self._hoped_until - anyio.current_time())
+        return False
+
+    async def _look_behind_vsock(self) -> None:
+        """A guest that has the QEMU guest agent may have a better one, which nobody shall wait for."""
+        while True:
+            await self._curious.wait()
+            self._curious = anyio.Event()
+            known = self.own.is_open or self.vsock.present or self.vsock.missing
+            if not known and not await self._has_ours():
+                await self.vsock.found()
+
+    async def _make_room(self) -> None:
+        """A guest in which ours runs needs no vsock device."""
+        while True:
+            await self.own.wait_ready(None)
+            await self.vsock.put_away()
+            await self.own.wait_lost()
 
     async def address(self) -> str:
         """The IPv4 address of the VM's network interface. Raises AgentUnavailable while there is none, AgentFailed."""
-        if await self.chosen(0) is Kind.QEMU:
+        kind = await self.chosen(0)
+        if kind is Kind.QEMU:
             return await self.qemu.address()
+        if kind is Kind.VSOCK:
+            return await self.vsock.address()
         found = (await self._asked({"do": "address", "mac": self.qemu.mac})).address
         if not found or not usable(found):
             raise AgentUnavailable(
@@ -110,8 +156,11 @@ class GuestAgents:
 
     async def set_clock(self) -> None:
         """Give the guest this host's time, once an agent is there. Raises AgentUnavailable, AgentFailed."""
-        if await self.chosen(None) is Kind.QEMU:
+        kind = await self.chosen(None)
+        if kind is Kind.QEMU:
             await self.qemu.agent.set_clock(time.time_ns())
+        elif kind is Kind.VSOCK:
+            await self.vsock.set_clock()
         else:
             await self._asked({"do": "clock", "nanoseconds": time.time_ns()})
 
@@ -148,6 +197,12 @@ class GuestAgents:
 
     async def _own_ready(self) -> None:
         await self.own.wait_ready(None)
+
+    async def _vsock_ready(self) -> None:
+        """The one behind vsock answers. Where the QEMU guest agent does, one that is not known is not waited for."""
+        if self.qemu.agent.is_open and not self.vsock.present:
+            await anyio.sleep_forever()
+        await self.vsock.ready()
 
     async def _qemu_ready(self) -> None:
         """The QEMU guest agent is up, and ours is not already there waiting for its session."""

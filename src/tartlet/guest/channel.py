@@ -6,8 +6,8 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
@@ -76,6 +76,16 @@ async def connect(folder: Path, patience: float = PATIENCE) -> AsyncGenerator[Gu
         await anyio.lowlevel.cancel_shielded_checkpoint()  # asyncio closes the socket in the loop's next turn
 
 
+@contextmanager
+def over(sock: socket.socket) -> Generator[GuestChannel]:
+    """The channel to an agent at the other end of a connected socket, which is closed when the block ends."""
+    channel = SocketChannel(sock, config=_CONFIG)
+    try:
+        yield GuestChannel(channel, 0)
+    finally:
+        channel.close()
+
+
 class GuestChannel:
     """One connection to a VM's control socket; any number of calls may use it at the same time."""
 
@@ -86,6 +96,8 @@ class GuestChannel:
         self._patience = patience
         self.agent: str | None = None
         """Which agent has carried out the last command, when the server tells."""
+        self.transport: str | None = None
+        """By what that agent is reached, when the server tells."""
 
     async def execute(
         self,
@@ -125,9 +137,31 @@ class GuestChannel:
             tasks.cancel_scope.cancel()
         return code
 
+    async def relay(
+        self,
+        command: ExecRequest,
+        more: AsyncIterable[ExecRequest],
+        answer: Callable[[ExecResponse], Awaitable[None]],
+    ) -> None:
+        """Have a command run, handing the messages of both sides on as they are, until it has ended.
+
+        Cancelling kills the command. Raises AgentUnavailable, AgentFailed, and what `more` and `answer` raise.
+        """
+        async with _translated(), anyio.create_task_group() as tasks:
+            try:
+                async with self._exec.open() as stream:
+                    await stream.send_message(command)
+                    wire.bound(stream)
+                    tasks.start_soon(_send_on, stream, more)
+                    await _relayed(stream, answer)
+            except _Ended:
+                log.debug("the command has ended")
+            tasks.cancel_scope.cancel()
+
     def _answered_by(self, stream: Stream[Any, Any]) -> None:
-        headers = stream.initial_metadata
-        self.agent = escaped(str(headers[wire.AGENT])) if headers and wire.AGENT in headers else None
+        headers: Mapping[str, object] = stream.initial_metadata or {}
+        self.agent = escaped(str(headers[wire.AGENT])) if wire.AGENT in headers else None
+        self.transport = escaped(str(headers[wire.TRANSPORT])) if wire.TRANSPORT in headers else None
 
     async def join(self, port: int, incoming: AsyncIterable[bytes], outgoing: Writer) -> None:
         """Carry a TCP connection to a port of the guest's loopback until both directions have ended.
@@ -199,6 +233,14 @@ async def _feed(stream: _ExecStream, stdin: AsyncIterable[bytes], stays_open: bo
         log.debug("the command takes no more input: %s", exc)
 
 
+async def _send_on(stream: _ExecStream, more: AsyncIterable[ExecRequest]) -> None:
+    try:
+        async for request in more:
+            await stream.send_message(request)
+    except (StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError) as exc:
+        log.debug("the command takes no more input: %s", exc)
+
+
 async def _send_all(stream: Stream[IOChunk, IOChunk], incoming: AsyncIterable[bytes]) -> None:
     try:
         async for data in incoming:
@@ -238,6 +280,15 @@ async def _followed(
             await stdout(response.standard_output.data)
         elif kind == "standard_error":
             await stderr(response.standard_error.data)
+    await _finished(stream)
+
+
+async def _relayed(stream: _ExecStream, answer: Callable[[ExecResponse], Awaitable[None]]) -> None:
+    """The same with the messages as they are. Raises _Ended."""
+    while (response := await _received(stream)) is not None:
+        await answer(response)
+        if response.WhichOneof("type") == "exit":
+            raise _Ended(response.exit.code)
     await _finished(stream)
 
 

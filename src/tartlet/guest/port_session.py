@@ -110,6 +110,11 @@ class TartAgent:
                 await self._changed.wait()
         return self._ready
 
+    async def wait_lost(self) -> None:
+        """Return when there is no session."""
+        while self._ready:
+            await self._changed.wait()
+
     @asynccontextmanager
     async def request(self, told: Mapping[str, object]) -> AsyncGenerator[Channel]:
         """Ask something of the agent; leaving the block before its answer is there cancels it.

@@ -32,6 +32,7 @@ from tartlet.guest.qga_commands import beyond_qga
 from tartlet.guest.qga_spool import execute_spooled
 from tartlet.guest.streamed_exec import stream_exec
 from tartlet.guest.streamed_port import stream_port
+from tartlet.guest.vsock_exec import beyond_vsock, relay_exec
 from tartlet.guest.whole_exec import Output, input_of, send_output, whole_input
 
 log = logging.getLogger(__name__)
@@ -49,12 +50,12 @@ _CLOSING_TIME = 5.0
 async def serving(listener: socket.socket, agents: GuestAgents) -> AsyncGenerator[None]:
     """Serve clients of a bound, listening socket for the length of the block; then hang up on all of them.
 
-    Meanwhile the session with our own agent is kept.
+    Meanwhile the agents are looked after.
     The listener is closed at the end; its file stays.
     """
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(agents.own.run)
+        tasks.start_soon(agents.run)
         server = _Server([_Agent(agents, tasks)], config=Configuration(wire.WINDOW, wire.WINDOW))
         await server.start(sock=listener)
         try:
@@ -113,14 +114,22 @@ class _Agent:
         )
         try:
             kind = await self._agents.chosen(_patience(stream), demanding=command.is_demanding)
-            await stream.send_initial_metadata(metadata={wire.AGENT: str(kind)})
+            await stream.send_initial_metadata(metadata=self._told_of(kind))
             if kind is Kind.TART:
                 code = await stream_exec(self._agents.own, command, stream)
                 await stream.send_message(ExecResponse(exit=ExecResponse.Exit(code=code)))
                 return
+            if kind is Kind.VSOCK:
+                ours = bool(_header(stream, wire.PATIENCE))
+                await relay_exec(self._agents.vsock, command, request, stream, at_home=ours)
+                return
         except UserError as exc:
             raise _status(exc) from exc
         await self._at_once(command, stream)
+
+    def _told_of(self, kind: Kind) -> dict[str, str]:
+        transport = {wire.TRANSPORT: self._agents.vsock.transport} if kind is Kind.VSOCK else {}
+        return {wire.AGENT: str(kind), **transport}
 
     async def _at_once(self, command: Command, stream: Stream[ExecRequest, ExecResponse]) -> None:
         """By the QEMU guest agent: all input before, all output after."""
@@ -148,8 +157,9 @@ class _Agent:
         wire.bound(stream)
         port = _header(stream, wire.PORT)
         try:
-            if await self._agents.chosen(_patience(stream), demanding=True) is not Kind.TART:
-                raise beyond_qga("carry connections")
+            kind = await self._agents.chosen(_patience(stream), demanding=True)
+            if kind is not Kind.TART:
+                raise beyond_qga("carry connections") if kind is Kind.QEMU else beyond_vsock("carry connections")
             await stream_port(self._agents.own, int(port) if port.isascii() and port.isdigit() else 0, stream)
         except UserError as exc:
             raise _status(exc) from exc

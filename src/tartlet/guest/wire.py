@@ -34,6 +34,9 @@ BULKY = "tartlet-bulky"
 AGENT = "tartlet-agent"
 """A header of the answer: which agent carries the command out (`agents.Kind`)."""
 
+TRANSPORT = "tartlet-transport"
+"""A header of the answer: by what that agent is reached, in words, unless it is a virtio port."""
+
 LARGEST_MESSAGE = 4 << 20
 """Bytes of one gRPC message that are accepted; a peer could announce 4 GiB."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from tartlet.errors import InvalidArgument
 
@@ -26,7 +26,7 @@ CONSOLE = "console"
 
 _GPU, _CARD, _ROOT_DISK, _PORTS, _ENTROPY, _BALLOON, _USB, _SOUND, _KEYBOARD = range(1, 10)
 _TABLET = 0x0B
-_MORE_CARDS, _MORE_DISKS, _END = 0x0B, 0x10, 0x1F
+_MORE_CARDS, _MORE_DISKS, _SLOT = 0x0B, 0x10, 0x1E
 """Places on bus 0. Place 0 is the host bridge; on q35 0x1f is the south bridge. 0x0a is for shared folders."""
 
 
@@ -124,8 +124,8 @@ class BlockDevice:
 
     def words(self) -> list[str]:
         place = _MORE_DISKS + self.index - 1 if self.index else _ROOT_DISK
-        if place >= _END:
-            raise TooManyDevices("disks", _END - _MORE_DISKS + 1)
+        if place >= _SLOT:
+            raise TooManyDevices("disks", _SLOT - _MORE_DISKS + 1)
         nodes = [word for node in self.nodes for word in ("-blockdev", node)]
         disk = f"virtio-blk-pci,id=disk{self.index},drive={self.node},bootindex={self.index + 1},addr={place:#x}"
         return [*self.extra, *nodes, "-device", disk]
@@ -213,6 +213,22 @@ class Balloon:
 
     def shape(self) -> str:
         return "balloon"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """An empty place into which one device can be plugged, and out of it, while the guest runs (see `plug`)."""
+
+    name: ClassVar[str] = "spare"
+
+    def words(self) -> list[str]:
+        return ["-device", f"pcie-root-port,id={self.name},chassis=1,io-reserve=0,addr={_SLOT:#x}"]
+
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
+    def shape(self) -> str:
+        return "slot"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

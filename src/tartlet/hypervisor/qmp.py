@@ -151,11 +151,15 @@ class Monitor:
     async def remove_device(self, device: str) -> None:
         """Take out a device that the guest need not let go of, such as a port; it is gone when this returns."""
         with self.listening("DEVICE_DELETED") as events:
-            await self._ask("device_del", {"id": device})
+            await self.request_removal(device)
             async for event in events:
                 if event.data.get("device") == device:
                     return
         raise MonitorUnreachable("QEMU ended in the middle of it")
+
+    async def request_removal(self, device: str) -> None:
+        """Ask the guest to let go of a device; DEVICE_DELETED tells when it has."""
+        await self._ask("device_del", {"id": device})
 
     async def screenshot(self, into: int) -> None:
         """Write the guest's screen as PNG to a file that is open for writing only (QEMU 7.1, libpng)."""

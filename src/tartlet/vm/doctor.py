@@ -18,6 +18,7 @@ from tartlet.vm.ended import Ending, last_run
 from tartlet.vm.folder import VmFolder
 from tartlet.vm.model import VmState, host_arch
 from tartlet.vm.store import VmStore
+from tartlet.vsock import slot
 
 _LITTLE_SPACE = 5 * 1000**3
 
@@ -52,6 +53,7 @@ def examine(store: VmStore, name: str | None = None) -> list[Finding]:
         *_network_settings(),
         _shared_folders(),
         _web_console(),
+        _vsock(),
         _space(store),
         *_left_overs(store),
     ]
@@ -160,6 +162,12 @@ def _web_console() -> Finding:
     return Finding(topic=topic, verdict=Verdict.OK, text="noVNC and xterm.js are there")
 
 
+def _vsock() -> Finding:
+    lacks = slot.kernel_lacks()
+    text = f"carried by Tartlet itself: {lacks}" if lacks else f"carried by {slot.KERNEL}"
+    return Finding(topic="vsock", verdict=Verdict.OK, text=text)
+
+
 def _space(store: VmStore) -> Finding:
     free = shutil.disk_usage(store.home.root).free
     little = free < _LITTLE_SPACE
@@ -233,26 +241,31 @@ def _channel(vm: VmFolder) -> Iterator[Finding]:
     import anyio
 
     from tartlet.guest.agents import Kind
+    from tartlet.guest.vsock_agent import PORT as VSOCK_PORT
 
     topic = f"VM {vm.name}"
     try:
-        agent, system = anyio.run(_agent_tried, vm)
+        agent, transport, system = anyio.run(_agent_tried, vm)
     except UserError as exc:
         yield Finding(topic=topic, verdict=Verdict.NOTE, text=f"the guest agent: {exc}", hint=exc.hint)
         return
     if agent == Kind.TART:
         text = f"commands go through Tartlet's own agent, which the guest has running ({system})"
         yield Finding(topic=topic, verdict=Verdict.OK, text=text)
+    elif agent == Kind.VSOCK:
+        why = f"because Tartlet's own does not run in it ({system}); the way is {transport}"
+        text = f"commands go through the guest's agent on vsock port {VSOCK_PORT}, {why}"
+        yield Finding(topic=topic, verdict=Verdict.OK, text=text)
     else:
         yield Finding(
             topic=topic,
             verdict=Verdict.NOTE,
-            text=f"commands go through the QEMU guest agent, because Tartlet's own does not run in it ({system})",
+            text=f"commands go through the QEMU guest agent, because no other runs in it ({system})",
             hint=f"for terminals, streams and copying: `tart agent install {vm.name}`",
         )
 
 
-async def _agent_tried(vm: VmFolder) -> tuple[str | None, str]:
+async def _agent_tried(vm: VmFolder) -> tuple[str | None, str | None, str]:
     from tartlet.guest.channel import connect
     from tartlet.guest.commands import Command
     from tartlet.guest.errors import escaped
@@ -264,4 +277,4 @@ async def _agent_tried(vm: VmFolder) -> tuple[str | None, str]:
 
     async with connect(vm.path, patience=2) as channel:
         await channel.execute(Command(name="uname", args=("-sr",)), keep, keep)
-        return channel.agent, escaped(said.decode(errors="replace"))
+        return channel.agent, channel.transport, escaped(said.decode(errors="replace"))

@@ -82,7 +82,7 @@ async def running(
         process, monitor = await held.enter_async_context(
             _powered_on(vm, plan, restored=state is not None, announce=log.announce)
         )
-        events = held.enter_context(monitor.listening("SHUTDOWN", "VSERPORT_CHANGE"))
+        events = held.enter_context(monitor.listening("SHUTDOWN", "RESET", "VSERPORT_CHANGE"))
         if state is not None:
             await state_file.restore(monitor, state, with_memory=inherited is None or inherited.ram is None)
         async with _crash_told(process):

@@ -18,6 +18,7 @@ from tartlet.guest.port_session import TartAgent
 from tartlet.guest.qga import QemuGuestAgent
 from tartlet.guest.qga_commands import QgaCommands
 from tartlet.guest.tart_agent import PORT
+from tartlet.guest.vsock_agent import VsockAgent
 from tartlet.host.bounded_log import shorten
 from tartlet.host.files import removed, sync_folder
 from tartlet.host.scratch import scratch_folder
@@ -39,6 +40,7 @@ from tartlet.vm.network_record import kept_up
 from tartlet.vm.plan import Plan
 from tartlet.vm.run_log import RunLog
 from tartlet.vm.web import WebConsole
+from tartlet.vsock.slot import VsockSlot
 
 _QUIT_TIMEOUT = 5
 """Seconds QEMU gets to flush its disks and end when the power is cut; then it is killed."""
@@ -54,6 +56,12 @@ _PORTS = {GUEST_AGENT_PORT: Kind.QEMU, PORT: Kind.TART}
 
 _CLOCK_TIMEOUT = 60
 """Seconds a resumed guest's agent gets to take the time."""
+
+_BOOT, _EMULATED_BOOT = 8.0, 20.0
+"""Seconds in which a guest that starts gets no vsock device: it may have another agent, and be on the way to it."""
+
+_RESUMED = 1.0
+"""The same for one that is resumed: its agents are there already."""
 
 _WINDOW_CLOSED = ("host-ui", "host-qmp-quit")
 """What QEMU calls it when its window is closed: SDL and Cocoa the first, GTK the second."""
@@ -85,9 +93,12 @@ class RunningVm:
         self.plan = plan
         self.process = process
         self.monitor = monitor
+        ram = plan.machine.ram
+        self.vsock = VsockSlot(monitor, process.log_file, shared_memory=ram is not None and not ram.private)
         self.agents = GuestAgents(
             TartAgent(plan.own_agent, plan.identity.greet),
             QgaCommands(QemuGuestAgent(plan.agent), plan.config.mac_address),
+            VsockAgent(self.vsock, _EMULATED_BOOT if plan.machine.accelerator.name == "tcg" else _BOOT),
         )
         self.sync = FolderSync(synced(plan.options.dirs), folder, self.agents, log.announce)
         """Folders of `--dir=…:sync`."""
@@ -120,6 +131,7 @@ class RunningVm:
             tasks = await held.enter_async_context(anyio.create_task_group())
             held.callback(tasks.cancel_scope.cancel)
             listener = held.enter_context(listening(self.folder, "control.sock"))
+            held.push_async_callback(self.vsock.close)
             await held.enter_async_context(serving(listener, self.agents))
             record.write(self.folder, self.plan.network.record)
             tasks.start_soon(kept_up, self.folder, self.plan, self._log)
@@ -130,6 +142,7 @@ class RunningVm:
             tasks.start_soon(self.serial.pump)
             tasks.start_soon(self.sync.run)
             if resumed:
+                self.agents.vsock.leave_alone(_RESUMED)
                 tasks.start_soon(self._correct_clock)
             yield
 
@@ -179,7 +192,7 @@ class RunningVm:
     async def suspend(self) -> None:
         """Save the machine to the VM's folder and end it. When that fails it goes on.
 
-        Raises SaveFailed, CommandFailed, MonitorUnreachable.
+        Raises SaveFailed, StillPlugged, CommandFailed, MonitorUnreachable.
 
         When the power is cut meanwhile, that wins. Asked again meanwhile, nothing more is done.
         """
@@ -197,7 +210,7 @@ class RunningVm:
         try:
             self.announce("Suspending VM...")
             await self.sync.bring_back()
-            async with self._halting, self.clipboard.kept_out():
+            async with self._halting, self.clipboard.kept_out(), self.vsock.kept_empty():
                 size = await self._saved()
         finally:
             self._suspending = self._decided is Ending.SUSPENDED
@@ -226,12 +239,12 @@ class RunningVm:
     async def halted(self) -> AsyncGenerator[None]:
         """Halt the guest for the length of the block, its disks flushed; one caller at a time.
 
-        Raises VmEnding, CommandFailed, MonitorUnreachable.
+        Raises VmEnding, StillPlugged, CommandFailed, MonitorUnreachable.
         """
         async with self._halting:
             if self._decided is not None or self._suspending:
                 raise VmEnding
-            async with self.clipboard.kept_out(), self._stopped():
+            async with self.clipboard.kept_out(), self.vsock.kept_empty(), self._stopped():
                 yield
 
     @asynccontextmanager
@@ -278,6 +291,8 @@ class RunningVm:
     def _heard(self, event: Event) -> None:
         if event.name == "SHUTDOWN":
             self._shutdown = event
+        elif event.name == "RESET":
+            self.agents.guest_started()
         elif event.name == "VSERPORT_CHANGE" and (kind := _PORTS.get(str(event.data.get("id")))) is not None:
             self.agents.port_changed(kind, is_open=bool(event.data.get("open")))
 

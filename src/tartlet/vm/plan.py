@@ -33,6 +33,7 @@ from tartlet.hypervisor.devices import (
     Inputs,
     Port,
     Ports,
+    Slot,
     Sound,
 )
 from tartlet.hypervisor.disk_options import DiskArgument, DiskOptions, parse_disk_option, parse_root_disk_options
@@ -123,6 +124,7 @@ async def planned(
             Balloon(),
             Inputs(keyboard=not options.no_keyboard, pointer=not options.no_pointer),
             Sound(driver=_sound(options, emulator)),
+            Slot(),
             *_disks(held, home, vm, disk, options, extra),
             *folders.devices,
         )
