@@ -14,6 +14,7 @@ import msgspec
 from tartlet.errors import UserError
 from tartlet.network import conversation, requests, wire
 from tartlet.network.addresses import MacTaken
+from tartlet.network.filter import Refused as Destination
 from tartlet.network.host_service import Service
 from tartlet.network.hosted_guest import HostedGuest, check_count
 from tartlet.network.requests import (
@@ -55,6 +56,7 @@ class Conversation:
         self._allow: Elements = []
         self._block: Elements = []
         self._own: HostedGuest | None = None
+        self._told: list[Destination] | None = None
 
     async def held(self) -> None:
         """Answer until the other side hangs up. Raises Hangup, ValueError, RecursionError, TimeoutError."""
@@ -104,7 +106,7 @@ class Conversation:
                 await self._service.isolate(self._guest, request.isolated)
                 return {}, []
             case Refused():
-                return {"refused": [_in_words(asdict(one)) for one in await self._guest.filter.refused()]}, []
+                return {"refused": await self._refused()}, []
             case Hits():
                 return {"hits": await self._guest.filter.hits()}, []
             case Status():
@@ -117,6 +119,14 @@ class Conversation:
         if self._own is None:
             raise NotAllowed("this connection has no VM")
         return self._own
+
+    async def _refused(self) -> list[dict[str, Any]] | None:
+        """None for what has been told before: it is asked every second, and may be long."""
+        found = await self._guest.filter.refused()
+        if found is self._told:
+            return None
+        self._told = found
+        return [_in_words(asdict(one)) for one in found]
 
     def _turn(self, request: Attach | Replace) -> AbstractAsyncContextManager[object]:
         """Long lists of one user are read one after the other: he shall not keep this process from all others."""

@@ -64,6 +64,7 @@ class HostLine(Asking):
         super().__init__(connection)
         self.place, self._policy = place, policy
         self.revision: str | None = None
+        self._refused: list[Destination] = []
 
     @property
     def plug(self) -> Plug:
@@ -86,8 +87,10 @@ class HostLine(Asking):
 
     async def refused(self) -> list[Destination]:
         """The destinations that the policy has refused. Raises Refused, NetworkLost."""
-        told = await self._told({"do": "refused"})
-        return [_destination(one) for one in told["refused"]]
+        told = (await self._told({"do": "refused"}))["refused"]
+        if told is not None:  # else nothing has changed
+            self._refused = [_destination(one) for one in told]
+        return self._refused
 
     async def hits(self) -> dict[str, int]:
         """How many frames were dropped, by reason. Raises Refused, NetworkLost."""
