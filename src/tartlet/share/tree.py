@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
     from typing import Any, BinaryIO
 
-    Agreed = dict[str, tuple["Entry | None", "Entry | None"]]
+    Agreed = dict[bytes, tuple[bytes, bytes]]
+    """From a path to the host's entry and the guest's; all stay JSON, because nearly all of them only pass through."""
 
 STAGE = ".tart-sync."
 """What the names of staging folders begin with; never synchronised."""
 STATES = "/var/lib/tart-agent/sync"
 """Where a guest remembers what both sides last agreed on."""
 USER = "admin"
+_NULL = b"null"
 END: list[Any] = []
 """The last of several lines."""
 
@@ -429,14 +431,14 @@ class Copy:
     def tell(self, out: BinaryIO) -> None:
         """Which folder of the host it was made of, what both agreed on, and what is there now."""
         folder, agreed = self._read()
-        found: dict[str, Entry] = {}
+        found: dict[bytes, bytes] = {}
         with contextlib.suppress(FileNotFoundError), _held(self._top) as top:
             settle(top)  # should the power be cut now, this is what is found at the next start
-            found = scanned(top)
+            found = {_text(path): _text(entry) for path, entry in scanned(top).items()}
         write_line(out, folder)
         for path in {**agreed, **found}:
-            host, guest = agreed.get(path, (None, None))
-            write_line(out, [path, host, guest, found.get(path)])
+            host, guest = agreed.get(path, (_NULL, _NULL))
+            out.write(b"[%s, %s, %s, %s]\n" % (path, host, guest, found.get(path, _NULL)))
         write_line(out, END)
 
     def send(self, paths: BinaryIO, out: BinaryIO) -> None:
@@ -461,26 +463,29 @@ class Copy:
 
     def _read(self) -> tuple[str | None, Agreed]:
         """The host's folder, and what both sides agreed on; None and nothing when they never did."""
-        agreed: Agreed = {}
         try:
             with open(self._state, "rb") as file:
                 folder = read_line(file)
-                for path, host, guest in read_lines(file):
-                    agreed[path] = entry_from(host), entry_from(guest)
+                lines = (line.rstrip(b"\n").split(b"\t") for line in file)
+                return str(folder), {path: (host, guest) for path, host, guest in lines}
         except FileNotFoundError:
             return None, {}
-        return str(folder), agreed
+        except ValueError:
+            raise Refused(self._state + " cannot be read: move it and " + self._top + " away") from None
 
     def _save(self, folder: str, agreed: Agreed) -> None:
         os.makedirs(self._states, 0o700, exist_ok=True)
         with open(self._state + ".new", "wb") as file:
             write_line(file, folder)
-            for path, (host, guest) in agreed.items():
-                write_line(file, [path, host, guest])
-            write_line(file, END)
+            file.writelines(b"%s\t%s\t%s\n" % (path, host, guest) for path, (host, guest) in agreed.items())
             file.flush()
             os.fsync(file.fileno())
         os.replace(self._state + ".new", self._state)
+
+
+def _text(told: object) -> bytes:
+    """JSON, in which no tab occurs."""
+    return json.dumps(told).encode()
 
 
 @contextlib.contextmanager
@@ -508,7 +513,7 @@ def _placed(stage: Stage, told: list[Any], agreed: Agreed) -> list[str]:
     missed: list[str] = []
     for _, path, expected in sorted((order for order in told if order[0] == "delete"), key=_path, reverse=True):
         if stage.remove(path, Entry(*expected)):
-            agreed.pop(path, None)
+            agreed.pop(_text(path), None)
         else:
             missed.append(path)
     for _, path, expected, entry in sorted((order for order in told if order[0] == "put"), key=_path):
@@ -516,12 +521,11 @@ def _placed(stage: Stage, told: list[Any], agreed: Agreed) -> list[str]:
         if placed is None:
             missed.append(path)
         else:
-            agreed[path] = Entry(*entry), placed
+            agreed[_text(path)] = _text(entry), _text(placed)
     for _, path, host, guest in (order for order in told if order[0] == "agree"):
+        agreed[_text(path)] = _text(host), _text(guest)
         if host is None and guest is None:
-            agreed.pop(path, None)
-        else:
-            agreed[path] = entry_from(host), entry_from(guest)
+            del agreed[_text(path)]
     return missed
 
 
