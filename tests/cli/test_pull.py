@@ -15,10 +15,12 @@ from disk_files import mounted
 from pulls import PIECE, blobs_got, cache_of, cached_disk, named, same
 from pushed_images import pushed
 from registries import Fault, Front
+from tartlet.image.bodies import from_bytes
 from tartlet.image.cache import MARK
-from tartlet.image.manifest import read_manifest
+from tartlet.image.manifest import OCI_CONFIG, Manifest, blob_descriptor, read_manifest
 from tartlet.image.reference import parse
 from tartlet.image.registry import Repository
+from tartlet.image.upload import push_blob
 from tartlet.units import MIB
 
 
@@ -95,6 +97,21 @@ async def test_an_image_that_is_not_there_and_a_registry_without_tls(before: Fro
     assert no_tls.err.startswith(
         f"cannot reach https://{before.host}/v2/no/such/manifests/one: it does not speak TLS\n"
     )
+
+
+async def test_an_image_of_a_container_is_refused_by_name(repository: Repository, before: Front, home: Path) -> None:
+    layer = blob_descriptor("application/vnd.oci.image.layer.v1.tar+gzip", b"files")
+    config = blob_descriptor(OCI_CONFIG, b"{}")
+    await push_blob(repository, layer, from_bytes(b"files"))
+    await push_blob(repository, config, from_bytes(b"{}"))
+    manifest = Manifest(schema_version=2, config=config, layers=(layer,))
+    await repository.put_manifest("one", manifest.encoded())
+    called = await tart_beside(home, "pull", "--insecure", named(repository))
+    assert called.code == 1
+    assert called.err.startswith(f"{named(repository)} cannot be used: not a VM image that is understood here: ")
+    assert "container" in called.err.splitlines()[1]
+    assert before.count("GET", "/blobs/") == 0
+    assert not list((home / "tmp").iterdir())
 
 
 async def test_a_bad_line_is_mended(repository: Repository, disk: Path, before: Front, home: Path) -> None:

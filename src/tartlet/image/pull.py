@@ -23,7 +23,7 @@ from tartlet.image.cache import ImageCache
 from tartlet.image.cached_image import CachedImage
 from tartlet.image.layout import Layout, flat_layout
 from tartlet.image.lz4_stream import BLOCK, ZERO_BLOCK
-from tartlet.image.manifest import digest_of, read_manifest
+from tartlet.image.manifest import BadManifest, digest_of, read_manifest
 from tartlet.image.progress import Counter, TransferProgress, TransferReport, silent
 from tartlet.image.pull_disk import disk_in_progress
 from tartlet.image.reference import ImageName
@@ -82,7 +82,10 @@ async def look_up(repository: Repository, name: ImageName) -> RemoteImage:
         raw = await repository.manifest(name.reference)
     except NotInRegistry as exc:
         raise ImageNotInRegistry(name, exc) from exc
-    layout = flat_layout(read_manifest(raw), name)
+    try:
+        layout = flat_layout(read_manifest(raw), name)
+    except BadManifest as exc:
+        raise BadManifest(f"{name} cannot be used: {exc}", exc.hint) from exc
     return RemoteImage(name=name, manifest=raw, digest=digest_of(raw), layout=layout)
 
 
