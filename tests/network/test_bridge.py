@@ -117,6 +117,17 @@ async def test_a_foreign_interface_of_our_name_is_left_alone(inside_private_netw
     assert things_left() == ["tart0"]
 
 
+async def test_where_another_dhcp_server_has_the_port_the_network_is_unusable() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("0.0.0.0", 67))
+        with pytest.raises(BackendUnusable, match=r"dnsmasq \(tart0\) does not work here: .*Address already in use"):
+            async with BRIDGE.attach(asking(1)):
+                pass
+        await anyio.to_thread.run_sync(gone)
+    async with guest(1) as (_, tap):
+        assert tap.leased() is not None
+
+
 async def test_forwarding_is_switched_on(inside_private_network: Namespace) -> None:
     asked = ("sysctl", "-n", "net.ipv4.ip_forward")
     assert inside_private_network.run(*asked).stdout == "0\n"

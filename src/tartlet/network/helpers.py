@@ -19,6 +19,13 @@ _PAUSE = 5.0
 """Seconds until it is looked again whether a program that may not start yet may."""
 
 
+class HelperDead(UserError):
+    """A program does not work here."""
+
+    def __init__(self, name: str, told: str) -> None:
+        super().__init__(f"{name} does not work here: {told or 'it says nothing'}")
+
+
 class KeepsDying(UserError):
     """A program dies again and again."""
 

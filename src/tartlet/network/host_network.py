@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import re
 import socket
+import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
@@ -23,12 +25,19 @@ from tartlet.network.attachment import NetworkMode
 from tartlet.network.bridges import HOST_ONLY, ROUTED, Bridges
 from tartlet.network.caretaker import Caretaker
 from tartlet.network.fabric import Fabric, Plugged, apply, base_removal
-from tartlet.network.helpers import Helper
+from tartlet.network.helpers import Helper, HelperDead
 from tartlet.network.inside import Inside
 from tartlet.network.links import Tap
 from tartlet.network.preferences import Preferences
 from tartlet.network.requests import Attach, NotAllowed
 from tartlet.network.ruleset import TAP_PREFIX
+
+_SOCKETS = Path("/proc/thread-self/net/udp")
+"""The addresses that UDP sockets are bound to (proc(5))."""
+
+_DNS = 53
+_PATIENCE, _LOOK = 3.0, 0.002
+"""Seconds that dnsmasq gets to listen, and between two looks."""
 
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 _RESOLVERS = Path("/etc/resolv.conf")
@@ -140,9 +149,11 @@ class HostNetwork:
             self._bridges.helpers.append(caretaker)
         if fabric.served.routed and _FORWARDING.read_text().strip() != "1":
             _FORWARDING.write_text("1")
-        for helper in self._bridges.helpers:
-            if helper.name not in self._kept and helper.process is None:
-                helper.begin()
+        new = [one for one in self._bridges.helpers if one.name not in self._kept and one.process is None]
+        for helper in new:
+            helper.begin()
+        if new:
+            _await_serving(fabric.served.gateway, new)
 
     def _keep_running(self) -> None:
         for helper in self._bridges.helpers:
@@ -170,6 +181,22 @@ def remove_leftovers() -> None:
                 raise InterfaceTaken(bridge)
             links.remove(bridge)
         apply(base_removal(bridge))
+
+
+def _await_serving(gateway: IPv4Address, helpers: list[Helper]) -> None:
+    """Return when the gateway's name server listens, which is the last thing that dnsmasq does before it serves.
+
+    Raises HelperDead for a program that gives up, as when another one has its port.
+    """
+    listens = f"{int.from_bytes(gateway.packed, sys.byteorder):08X}:{_DNS:04X}"
+    deadline = time.monotonic() + _PATIENCE
+    while listens not in _SOCKETS.read_text() and time.monotonic() < deadline:
+        for helper in helpers:
+            if helper.process is not None and helper.process.poll() is not None:
+                told = helper.last_words()
+                helper.ended()
+                raise HelperDead(helper.name, told)
+        time.sleep(_LOOK)
 
 
 def _check_restored(asked: Attach, plugged: Plugged) -> None:

@@ -10,12 +10,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from tartlet.errors import UserError
 from tartlet.network import links, pasta, resolvers, subnet
 from tartlet.network.attachment import NetworkMode
 from tartlet.network.bridges import Bridges, Start
 from tartlet.network.fabric import Fabric, Plugged
-from tartlet.network.helpers import Helper
+from tartlet.network.helpers import Helper, HelperDead
 from tartlet.network.inside import SHELTER, Inside, cover
 from tartlet.network.preferences import Preferences
 from tartlet.network.ruleset import TAP_PREFIX
@@ -26,10 +25,6 @@ _BRIDGED_AS_ROUTED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 """Whether frames between guests meet the rules for routed packets too, as they do where br_netfilter is loaded."""
 
 _ROUTES = Path("/proc/thread-self/net/route")
-
-
-class HelperDead(UserError):
-    """A helper does not work here."""
 
 
 class PrivateNetwork:
@@ -70,7 +65,7 @@ class PrivateNetwork:
         while not self._inside.do(subnet.has_default_route, _ROUTES):
             self.check_helpers()
             if time.monotonic() > deadline:
-                raise HelperDead("pasta does not work here: it sets up no interface")
+                raise HelperDead("pasta", "it sets up no interface")
             time.sleep(0.002)
 
     def follow_the_host(self) -> None:
@@ -84,7 +79,7 @@ class PrivateNetwork:
         """Find those that could not even start. Raises HelperDead."""
         for helper in self.helpers:
             if helper.process is not None and helper.process.poll() is not None:
-                raise HelperDead(f"{helper.name} does not work here: {helper.last_words() or 'it says nothing'}")
+                raise HelperDead(helper.name, helper.last_words())
 
     def plug(
         self, vm: str, mac: str, mode: NetworkMode, wish: IPv4Address | None, *, isolated: bool
