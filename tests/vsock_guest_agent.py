@@ -80,19 +80,11 @@ def started(asked: Command) -> tuple[subprocess.Popen[bytes], int]:
         return subprocess.Popen(words, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE), -1
     ours, theirs = pty.openpty()
     resize(ours, asked.terminal_size)
-    try:
-        process = subprocess.Popen(
-            words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-            preexec_fn=take_terminal,  # noqa: PLW1509 - the child only makes one system call
-        )  # fmt: skip
+    try:  # by a program, because code between fork and exec does not agree with gRPC's threads
+        process = subprocess.Popen(["setsid", "--ctty", *words], stdin=theirs, stdout=theirs, stderr=theirs)
     finally:
         os.close(theirs)
     return process, ours
-
-
-def take_terminal() -> None:
-    """In the child: make standard input the controlling terminal."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def feed(requests: Iterator[proto.ExecRequest], asked: Command, process: subprocess.Popen[bytes], ours: int) -> None:

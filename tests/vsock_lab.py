@@ -23,10 +23,7 @@ RestartSec=1
 WantedBy=multi-user.target
 """
 _INSTALL = f"printf '{_UNIT}' > /etc/systemd/system/vsock-agent.service && systemctl enable -q --now vsock-agent"
-_REMOVE_OTHERS = (
-    "rm /usr/local/sbin/tart-agent /etc/systemd/system/tart-agent.service /etc/udev/rules.d/60-tart-agent.rules; "
-    "systemctl mask -q --now qemu-guest-agent; sync; systemctl stop tart-agent"
-)
+_REMOVE_OTHERS = "systemctl mask -q --now qemu-guest-agent; dpkg --purge tart-agent; sync"
 
 
 def give_vsock_agent(lab: Lab, name: str, work: Path) -> None:

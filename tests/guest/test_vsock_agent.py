@@ -144,8 +144,8 @@ async def test_what_an_old_agent_does_not_know_is_done_all_the_same(channel: Gue
 @pytest.mark.parametrize(
     ("command", "text"),
     [
-        (Command(name="no-such"), "no-such: not found in /usr"),
-        (Command(name="no-such", env={"A": "b"}, tty=True), "no-such: not found in /usr"),
+        (Command(name="no-such"), "no-such: not found in /"),
+        (Command(name="no-such", env={"A": "b"}, tty=True), "no-such: not found in /"),
         (Command(name="true", workdir="/no/such"), "cannot enter the folder /no/such"),
     ],
 )

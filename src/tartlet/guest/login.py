@@ -62,13 +62,18 @@ class Login:
             return cls(("setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--reset-env", "--"))
         return cls(("su", "-s", "/bin/sh", "-c", 'exec "$@"', "--", USER, "sh"))
 
-    def prepared(self, command: Command) -> Prepared:
-        """The words that run `command`. Raises AgentFailed for what no program can be given."""
+    def prepared(self, command: Command, *, path: str | None = PATH) -> Prepared:
+        """The words that run `command`, with this PATH or with that which it finds.
+
+        Raises AgentFailed for what no program can be given.
+        """
         variables = [f"{key}={value}" for key, value in command.env.items()]
         if any(not key or "=" in key for key in command.env):
             raise AgentFailed("the name of an environment variable is empty or holds a =")
         token = secrets.token_hex(16)
-        words = [*self.prefix, "env", "--", f"PATH={PATH}", *variables]
+        if path is not None:
+            variables.insert(0, f"PATH={path}")
+        words = [*self.prefix, *(["env", "--"] if variables else []), *variables]
         words += ["/bin/sh", "-c", _RUN, "tart", token, command.workdir, command.name, *command.args]
         if any("\0" in word for word in words):
             raise AgentFailed("a word of the command holds a zero byte")

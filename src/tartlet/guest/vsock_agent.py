@@ -30,7 +30,7 @@ PORT = 8080
 _ANSWER, _FIRST_ANSWER = 1.0, 5.0
 """Seconds a guest gets to accept or to refuse, and one that has just got the device and looks for its driver."""
 
-_SETTLING = 3.0
+_SETTLING = 1.5
 """Seconds in which an agent that was waiting for the device begins to listen: the original's tries once a second."""
 
 _RETRY = 0.25
@@ -71,6 +71,8 @@ class VsockAgent:
         self._unused = anyio.Event()
         self._answered = False
         """It has accepted a connection since the guest has started."""
+        self._silent = False
+        """The last attempt was not even refused: the guest has no driver."""
         self.missing = False
         """It was looked for in this life of the guest, and another agent is there."""
 
@@ -131,7 +133,7 @@ class VsockAgent:
             return self._answered
         last = 0.0
         while not await self._tried():
-            last = last or time.monotonic() + _SETTLING
+            last = last or time.monotonic() + (0.0 if self._silent else _SETTLING)
             if time.monotonic() >= last:
                 self.missing = True
                 await self.put_away()
@@ -210,9 +212,9 @@ class VsockAgent:
         try:
             with anyio.fail_after(_ANSWER if self._vsock.is_plugged else _FIRST_ANSWER):
                 sock = await self._vsock.connect(PORT)
-        except (OSError, UserError) as exc:  # a TimeoutError is an OSError
+        except (OSError, UserError) as exc:
             log.debug("the agent behind vsock does not answer: %s", exc)
-            self._answered = False
+            self._answered, self._silent = False, isinstance(exc, TimeoutError)
         else:
             self._drop_spare()
             self._spare, self._answered = sock, True

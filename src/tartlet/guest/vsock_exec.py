@@ -13,7 +13,7 @@ from grpclib.server import Stream
 from tartlet.guest.agent_pb2 import ExecRequest, ExecResponse
 from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentCannot, AgentFailed
-from tartlet.guest.login import Login, Prepared
+from tartlet.guest.login import PATH, Login, Prepared
 from tartlet.guest.vsock_agent import VsockAgent
 
 ExecStream = Stream[ExecRequest, ExecResponse]
@@ -59,7 +59,7 @@ def _prepared(command: Command, *, at_home: bool) -> Prepared | None:
     if not (at_home or command.env or command.workdir or command.user or command.detach):
         return None
     become = ("/bin/sh", "-c", _BECOME, "sh", command.user) if command.user else ()
-    prepared = Login(become).prepared(command)
+    prepared = Login(become).prepared(command, path=PATH if become else None)
     if not command.detach:
         return prepared
     return Prepared(["/bin/sh", "-c", _DETACH, "sh", *prepared.words], prepared.token)
