@@ -23,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from namespaces import entered
 from network_lab import GATEWAY, PLUGS, SUBNET, VM_ADDRESS, Lab, wires
-from tartlet.network.filter import Filter, filtered
-from tartlet.network.flatten import open_ranges
-from tartlet.network.nft import Rules, kernel_rules
-from tartlet.network.policy import Policy
-from tartlet.network.ruleset import base_table, table_for
-from tartlet.network.targets import Way
+from tartlet.network.policy.flatten import open_ranges
+from tartlet.network.policy.policy import Policy
+from tartlet.network.policy.targets import Way
+from tartlet.network.rules.filter import Filter, filtered
+from tartlet.network.rules.nft import Rules, kernel_rules
+from tartlet.network.rules.ruleset import base_table, table_for
 
 MOST_TO_REPLACE = 10.0
 """Milliseconds for the policy without elements, which is 29 ranges."""

@@ -126,10 +126,10 @@ async def backend_rates(name: str) -> tuple[float, float]:
 async def filter_cost() -> None:
     """The bridge with Softnet's rules against the same bridge without any."""
     from tartlet.network.attachment import AttachRequest
-    from tartlet.network.filter import filtered
-    from tartlet.network.line import joined
-    from tartlet.network.nft import kernel_rules
-    from tartlet.network.policy import Policy
+    from tartlet.network.namespace.line import joined
+    from tartlet.network.policy.policy import Policy
+    from tartlet.network.rules.filter import filtered
+    from tartlet.network.rules.nft import kernel_rules
 
     async with AsyncExitStack() as held:
         _, place = await held.enter_async_context(joined("userns", AttachRequest(vm="guest", mac=MAC)))

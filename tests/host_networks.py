@@ -29,7 +29,7 @@ def processes() -> dict[str, int]:
     here = os.readlink("/proc/thread-self/ns/net")
     found = dict[str, int]()
     for pid in process_ids():
-        if b"tartlet.network.host_process" in words_of(pid).split(b"\0") and _network_of(pid) == here:
+        if b"tartlet.network.bridge.host_process" in words_of(pid).split(b"\0") and _network_of(pid) == here:
             found["process"] = pid
     for pid in process_ids():
         words = words_of(pid).split(b"\0")
@@ -58,7 +58,7 @@ def installed(
         listener.bind(str(path))
         path.chmod(mode)
         listener.listen(64)
-        program = [sys.executable, "-P", "-m", "tartlet.network.host_process"]
+        program = [sys.executable, "-P", "-m", "tartlet.network.bridge.host_process"]
         words = [*as_somebody, "sh", "-c", _START, "sh", *program]
         with (folder / "process.log").open("wb") as log:
             service = subprocess.Popen(

@@ -40,6 +40,15 @@ def layers_imported(module: Path) -> Iterator[tuple[int, str]]:
         yield line, name.split(".")[1] if "." in name else "__init__"
 
 
+def folders_imported(module: Path) -> Iterator[str]:
+    """Of each import of ours in a module of a folder within a layer: the third word of its dotted name."""
+    package = ".".join((PACKAGE, *module.relative_to(ROOT).parent.parts))
+    for _, name in imports_in(module.read_text(), package):
+        layer, _, inner = name.removeprefix(f"{PACKAGE}.").partition(".")
+        if layer == module.relative_to(ROOT).parts[0] and inner:
+            yield inner.split(".")[0]
+
+
 def _names(node: ast.AST, package: str) -> Iterator[str]:
     match node:
         case ast.Import(names=names):

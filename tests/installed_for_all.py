@@ -24,7 +24,7 @@ COMMAND, HELPER = PREFIX / "bin/tart", PREFIX / "bin/tart-net-helper"
 _SYSTEM_PYTHON = Path("/usr/bin/python3")
 _TESTS = Path(__file__).parent
 _VERSION = "from sys import *; print('python%d.%d' % version_info[:2]); exit(version_info < (3, 11))"
-_PROGRAMS = {COMMAND: "tartlet.cli.main", HELPER: "tartlet.network.host_process"}
+_PROGRAMS = {COMMAND: "tartlet.cli.main", HELPER: "tartlet.network.bridge.host_process"}
 _SCRIPT = "#!{python}\nimport sys\nfrom {module} import main\nsys.exit(main())\n"
 _NEEDED = (tartlet, anyio, click, dns, typing_extensions, msgspec)
 """What `tart network` and the helper import. The last one is compiled for the tests' Python."""

@@ -16,7 +16,7 @@ def parts(seen_from: int | str = "thread-self") -> dict[str, int]:
     found = dict[str, int]()
     for pid in process_ids():
         words = words_of(pid).split(b"\0")
-        if b"tartlet.network.holder" in words and _network_of(pid) == here:
+        if b"tartlet.network.namespace.holder" in words and _network_of(pid) == here:
             found["unshare" if words[0] == b"unshare" else "holder"] = pid
     for pid in process_ids():
         program = os.path.basename(words_of(pid).split(b"\0")[0]).decode()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from tartlet.network.frames import arp_answer, arp_question
+from tartlet.network.shared.frames import arp_answer, arp_question
 
 BROADCAST = b"\xff" * 6
 _HEADER = bytes(10)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imports_of import ROOT, imports_in, layer_of, layers_imported, modules
+from imports_of import ROOT, folders_imported, imports_in, layer_of, layers_imported, modules
 
 MAY_IMPORT: dict[str, set[str]] = {
     "cli": {
@@ -58,6 +58,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "units": set(),
     "version": set(),
 }
+NETWORK_MAY_IMPORT: dict[str, set[str]] = {
+    "bridged": {"bridge", "cards", "shared"},
+    "bridge": {"cards", "shared", "rules", "policy"},
+    "namespace": {"shared", "rules", "policy"},
+    "cards": {"shared", "lookup"},
+    "user_mode": {"shared"},
+    "install": {"shared", "rules"},
+    "shared": {"rules"},
+    "rules": {"policy"},
+    "policy": set(),
+    "lookup": set(),
+}
+"""The folders of the layer `network`. The modules beside them name what all have, or choose between the backends."""
+
 OPEN_TO_ALL = {"errors", "units", "settings", "version"}
 NEEDS_NOTHING_OF_OURS = {"errors", "units", "version"}
 
@@ -76,16 +90,31 @@ def test_the_table_has_every_layer_and_no_circle() -> None:
     assert order.index("host") < order.index("disk") < order.index("vm") < order.index("cli")
 
 
+@pytest.mark.parametrize("folder", sorted(NETWORK_MAY_IMPORT))
+def test_a_part_of_the_network_imports_only_what_stands_below_it(folder: str) -> None:
+    allowed = NETWORK_MAY_IMPORT[folder] | {folder}
+    used = {name for module in sorted((ROOT / "network" / folder).glob("*.py")) for name in folders_imported(module)}
+    assert used & NETWORK_MAY_IMPORT.keys() <= allowed
+
+
+def test_the_network_has_these_parts_and_no_circle() -> None:
+    assert {path.name for path in (ROOT / "network").iterdir() if (path / "__init__.py").exists()} == set(
+        NETWORK_MAY_IMPORT
+    )
+    list(TopologicalSorter(NETWORK_MAY_IMPORT).static_order())
+
+
 def test_nothing_imports_the_command_line() -> None:
     assert not [layer for layer, below in MAY_IMPORT.items() if "cli" in below and layer != "__main__"]
 
 
 @pytest.mark.parametrize(
-    "folder", [path for path in sorted(ROOT.iterdir()) if path.is_dir()], ids=lambda path: str(path.name)
+    "folder",
+    sorted({path.parent for path in modules()} - {ROOT}),
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_a_folder_is_a_package_without_code(folder: Path) -> None:
-    if folder.name != "__pycache__":
-        assert (folder / "__init__.py").read_text().strip() == ""
+    assert (folder / "__init__.py").read_text().strip() == ""
 
 
 @pytest.mark.parametrize(

@@ -42,16 +42,16 @@ if TYPE_CHECKING:
     from tartlet.image.reference import ImageName
     from tartlet.image.secret import Credentials
     from tartlet.image.sign_in import CredentialStore, InvalidCredentials, log_in, log_out
-    from tartlet.network.filter_state import FilterState
-    from tartlet.network.interfaces import (
+    from tartlet.network.cards.interfaces import (
         HostInterface,
         InterfaceKind,
         InterfaceMissing,
         InterfaceUnfit,
         bridged_interfaces,
     )
-    from tartlet.network.refusals import Refusal
-    from tartlet.network.setup import SystemChange, network_remove, network_setup
+    from tartlet.network.install.setup import SystemChange, network_remove, network_setup
+    from tartlet.network.rules.filter_state import FilterState
+    from tartlet.network.rules.refusals import Refusal
     from tartlet.network.status import NetworkedVm, SharedNetwork, change_setting, shared_networks
     from tartlet.settings import Settings
     from tartlet.version import __version__
@@ -117,16 +117,16 @@ _MODULES = {
     "image.reference": ("ImageName",),
     "image.secret": ("Credentials",),
     "image.sign_in": ("CredentialStore", "InvalidCredentials", "log_in", "log_out"),
-    "network.filter_state": ("FilterState",),
-    "network.interfaces": (
+    "network.rules.filter_state": ("FilterState",),
+    "network.cards.interfaces": (
         "HostInterface",
         "InterfaceKind",
         "InterfaceMissing",
         "InterfaceUnfit",
         "bridged_interfaces",
     ),
-    "network.refusals": ("Refusal",),
-    "network.setup": ("SystemChange", "network_remove", "network_setup"),
+    "network.rules.refusals": ("Refusal",),
+    "network.install.setup": ("SystemChange", "network_remove", "network_setup"),
     "network.status": ("NetworkedVm", "SharedNetwork", "change_setting", "shared_networks"),
     "settings": ("Settings",),
     "version": ("__version__",),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tartlet.network.addresses import AddressBook, NoAddressLeft
+from tartlet.network.shared.addresses import AddressBook, NoAddressLeft
 
 SMALL = IPv4Network("192.168.64.0/29")
 

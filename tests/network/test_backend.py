@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from namespaces import Namespace, entered, namespace
-from tartlet.network import backend, resolvers, subnet
+from tartlet.network import backend
 from tartlet.network.attachment import (
     Attachment,
     AttachRequest,
@@ -19,10 +19,11 @@ from tartlet.network.attachment import (
     ModeUnavailable,
     NetworkMode,
 )
-from tartlet.network.passt import Passt
+from tartlet.network.namespace.userns import Userns
 from tartlet.network.record import NetworkRecord
-from tartlet.network.slirp import Slirp
-from tartlet.network.userns import Userns
+from tartlet.network.shared import resolvers, subnet
+from tartlet.network.user_mode.passt import Passt
+from tartlet.network.user_mode.slirp import Slirp
 
 MAC = "7a:65:e4:3f:be:01"
 

@@ -17,11 +17,11 @@ import pytest
 from host_networks import gone, processes, things_left
 from namespaces import Namespace
 from tap_guest import ACK, TapGuest
-from tartlet.network import conntrack
-from tartlet.network.addresses import MacTaken
 from tartlet.network.attachment import Attachment, AttachRequest, BackendUnusable, Forward, NetworkMode
-from tartlet.network.bridge import Bridge
+from tartlet.network.bridge.bridge import Bridge
 from tartlet.network.record import NetworkRecord
+from tartlet.network.shared import conntrack
+from tartlet.network.shared.addresses import MacTaken
 from tartlet.network.status import NetworkInUse, change_setting, shared_networks
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]

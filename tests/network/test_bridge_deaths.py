@@ -23,9 +23,9 @@ import pytest
 from host_networks import gone, installed, processes, things_left
 from namespaces import UPLINK_ADDRESS
 from tap_guest import TapGuest
-from tartlet.network import bridge
 from tartlet.network.attachment import Attachment, AttachRequest, NetworkMode
-from tartlet.network.bridge import Bridge
+from tartlet.network.bridge import bridge
+from tartlet.network.bridge.bridge import Bridge
 from vm_lab import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
@@ -35,7 +35,7 @@ GATEWAY, PORT = "192.168.64.1", 9998
 SUPERVISOR = """
 import anyio, subprocess, sys
 from tartlet.network.attachment import AttachRequest, NetworkMode
-from tartlet.network.bridge import Bridge
+from tartlet.network.bridge.bridge import Bridge
 async def main():
     request = AttachRequest(vm=sys.argv[1], mac=sys.argv[2], mode=NetworkMode.SOFTNET, allow="192.0.2.0/24")
     async with Bridge(on_demand=True).attach(request) as attachment:

@@ -19,7 +19,7 @@ from host_networks import installed, processes, things_left
 from namespaces import Namespace
 from ordinary_user import NOBODY
 from tap_guest import TapGuest
-from tartlet.network import wire
+from tartlet.network.shared import wire
 from vm_lab import until
 
 pytestmark = [pytest.mark.needs_root]

@@ -20,7 +20,7 @@ from namespaces import Namespace
 from ordinary_user import NOBODY, SCRIPT
 from tap_guest import TapGuest
 from tartlet.network.attachment import AttachRequest, NetworkMode
-from tartlet.network.bridge import Bridge
+from tartlet.network.bridge.bridge import Bridge
 from tartlet.network.status import shared_networks
 from vm_lab import until
 
@@ -36,8 +36,8 @@ import anyio
 from tap_guest import TapGuest
 from tartlet.network.attachment import AttachRequest, NetworkMode
 from tartlet.network.backend import candidates
-from tartlet.network.bridge import Bridge
-from tartlet.network.policy import Policy
+from tartlet.network.bridge.bridge import Bridge
+from tartlet.network.policy.policy import Policy
 from tartlet.network.status import shared_networks
 
 async def main():
@@ -133,7 +133,7 @@ sys.path.insert(0, {str(TESTS)!r})
 import anyio
 from tap_guest import TapGuest
 from tartlet.network.attachment import AttachRequest
-from tartlet.network.bridge import Bridge
+from tartlet.network.bridge.bridge import Bridge
 
 async def main():
     print(Bridge(on_demand=True).lacking())

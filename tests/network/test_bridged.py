@@ -17,11 +17,11 @@ import pytest
 from lan_lab import BRIDGE, BRIDGE_MAC, CARD, HOST, MTU, ROUTER, Lan, local_network
 from namespaces import entered
 from tap_guest import ACK, TapGuest, arp_frame
-from tartlet.network import ear
-from tartlet.network.addresses import MacTaken
 from tartlet.network.attachment import Attachment, AttachRequest, NetworkMode, card_mac
-from tartlet.network.bridged import Bridged
-from tartlet.network.interfaces import InterfaceMissing, bridged_interfaces
+from tartlet.network.bridged.bridged import Bridged
+from tartlet.network.cards import ear
+from tartlet.network.cards.interfaces import InterfaceMissing, bridged_interfaces
+from tartlet.network.shared.addresses import MacTaken
 from vm_lab import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root]
@@ -29,9 +29,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.needs_root]
 MACS = ("7a:65:e4:3f:be:01", "7a:65:e4:3f:be:07")
 SUPERVISOR = """
 import anyio, subprocess, sys
-from tartlet.network.addresses import MacTaken
+from tartlet.network.shared.addresses import MacTaken
 from tartlet.network.attachment import AttachRequest, NetworkMode
-from tartlet.network.bridged import Bridged
+from tartlet.network.bridged.bridged import Bridged
 async def main():
     request = AttachRequest(vm="tiny", mac=sys.argv[1], mode=NetworkMode.BRIDGED, interfaces=tuple(sys.argv[2:]))
     async with Bridged().attach(request) as attachment:
@@ -169,7 +169,7 @@ async def test_a_host_without_taps_says_so(lan: Lan) -> None:
 import sys
 sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]
 import anyio
-from tartlet.network.bridged import BridgingFailed
+from tartlet.network.bridged.bridged import BridgingFailed
 from test_bridged import BRIDGE, bridged
 async def main():
     try:

@@ -12,7 +12,7 @@ import pytest
 
 from lan_lab import BRIDGE, CARD, Lan, local_network
 from ordinary_user import NOBODY
-from tartlet.network import bridge_helper
+from tartlet.network.bridged import bridge_helper
 from vm_lab import until
 
 pytestmark = [pytest.mark.needs_root]
@@ -23,7 +23,7 @@ import sys
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / "network")!r}]
 import anyio
 from tartlet.errors import UserError
-from tartlet.network.bridged import Bridged
+from tartlet.network.bridged.bridged import Bridged
 from test_bridged import bridged, leased
 
 async def main():

@@ -20,7 +20,7 @@ from namespaces import entered
 from ordinary_user import NOBODY
 from tap_guest import TapGuest
 from tartlet.errors import InvalidArgument
-from tartlet.network import wire
+from tartlet.network.shared import wire
 from tartlet.network.status import change_setting
 from vm_lab import until
 
@@ -32,7 +32,7 @@ import os, sys
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / "network")!r}]
 import anyio
 from tartlet.errors import UserError
-from tartlet.network import links
+from tartlet.network.shared import links
 from test_bridged import Bridged, asking, guest_on, leased, MACS
 
 async def main():

@@ -12,7 +12,7 @@ import pytest
 
 from namespaces import entered
 from network_lab import GATEWAY, HOST_ON_LAN, VM_ADDRESS, Lab, laid_out
-from tartlet.network.policy import Policy
+from tartlet.network.policy.policy import Policy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root]
 VM, OTHER = VM_ADDRESS

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from namespaces import Namespace
-from tartlet.network import conntrack
+from tartlet.network.shared import conntrack
 
 pytestmark = [pytest.mark.needs_root]
 

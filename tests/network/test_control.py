@@ -18,11 +18,11 @@ import pytest
 
 from namespaces import Namespace
 from tartlet.errors import UserError
-from tartlet.network.control import adopted, controlled
-from tartlet.network.filter import Filter, filtered
-from tartlet.network.nft import kernel_rules
-from tartlet.network.plug import Plug
-from tartlet.network.policy import Policy
+from tartlet.network.policy.policy import Policy
+from tartlet.network.rules.control import adopted, controlled
+from tartlet.network.rules.filter import Filter, filtered
+from tartlet.network.rules.nft import kernel_rules
+from tartlet.network.rules.plug import Plug
 
 pytestmark = [
     pytest.mark.anyio,

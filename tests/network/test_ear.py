@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from namespaces import Namespace
 from tap_guest import BROADCAST, arp_frame, udp_frame
-from tartlet.network import ear
+from tartlet.network.cards import ear
 
 MAC, OTHER = bytes.fromhex("7a65e43fbe01"), bytes.fromhex("7a65e43fbe02")
 _MAGIC = bytes([99, 130, 83, 99])

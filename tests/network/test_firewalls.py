@@ -14,7 +14,7 @@ from command import TART
 from installed_for_all import OwnSystem, own_system
 from namespaces import Namespace, entered
 from network_lab import GATEWAY, Lab, done, laid_out
-from tartlet.network.firewalls import Obstacle, obstacles
+from tartlet.network.install.firewalls import Obstacle, obstacles
 
 __all__ = ["own_system"]
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root]
@@ -134,7 +134,7 @@ async def test_forwarding_that_somebody_switched_off() -> None:
 
 
 def test_who_may_not_look_is_told_so(private_network: Namespace) -> None:
-    script = "from tartlet.network.firewalls import obstacles; obstacles()"
+    script = "from tartlet.network.install.firewalls import obstacles; obstacles()"
     without = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "--")
     said = private_network.run(*without, sys.executable, "-c", script).stderr
     assert said.splitlines()[-1].endswith("RulesUnreadable: only root can read this host's packet filters")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tartlet.network.interfaces import HostInterface, InterfaceKind, InterfaceMissing, InterfaceUnfit, found_in
-from tartlet.network.links import OUR_MACS
+from tartlet.network.cards.interfaces import HostInterface, InterfaceKind, InterfaceMissing, InterfaceUnfit, found_in
+from tartlet.network.shared.links import OUR_MACS
 
 LINKS: list[dict[str, Any]] = [
     {"ifname": "lo", "flags": ["LOOPBACK", "UP"], "link_type": "loopback", "mtu": 65536},

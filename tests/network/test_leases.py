@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tartlet.network.leases import LeaseFileBroken, address_of, apple, dnsmasq, mac_bytes
+from tartlet.network.lookup.leases import LeaseFileBroken, address_of, apple, dnsmasq, mac_bytes
 
 MAC = "00:11:22:33:44:55"
 FOREVER = "0x7fffffff"

@@ -12,7 +12,7 @@ import pytest
 
 from namespaces import entered, namespace
 from tartlet.network.attachment import Forward
-from tartlet.network.loopback import PortTaken, addresses_of, doorway
+from tartlet.network.shared.loopback import PortTaken, addresses_of, doorway
 
 pytestmark = [pytest.mark.needs_root]
 
@@ -41,7 +41,8 @@ def test_two_vms_never_share_an_address() -> None:
 @pytest.mark.usefixtures("inside_private_network")
 def test_an_address_is_free_again_when_its_holder_is_killed() -> None:
     script = (
-        f"from tartlet.network.loopback import doorway\nwith doorway({MAC!r}) as d: print(d.address, flush=1); input()"
+        "from tartlet.network.shared.loopback import doorway\n"
+        f"with doorway({MAC!r}) as d: print(d.address, flush=1); input()"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, text=True) as holder:
         assert holder.stdout
@@ -77,12 +78,12 @@ def test_both_ports_taken_gives_any() -> None:
 
 def test_without_rights_ssh_is_on_2222() -> None:
     script = (
-        "import os; os.setuid(65534)\nfrom tartlet.network.loopback import doorway\n"
+        "import os; os.setuid(65534)\nfrom tartlet.network.shared.loopback import doorway\n"
         f"with doorway({MAC!r}) as d: print(d.ssh_port, d.note)"
     )
     with namespace(low_ports=False) as bare, entered(bare):
         told = subprocess.run(
-            [sys.executable, "-c", f"import tartlet.network.loopback\n{script}"],
+            [sys.executable, "-c", f"import tartlet.network.shared.loopback\n{script}"],
             capture_output=True, text=True, check=False, cwd="/", env={**os.environ, "PYTHONSAFEPATH": "1"},
         )  # fmt: skip
     assert told.stdout.startswith("2222 "), told.stderr

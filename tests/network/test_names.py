@@ -18,11 +18,11 @@ import pytest
 
 from namespaces import Namespace, entered
 from network_lab import GATEWAY, VM_ADDRESS, Lab, laid_out
-from tartlet.network.dns_answers import Found, asked_name, covers, found
-from tartlet.network.name_watch import names_watched
-from tartlet.network.nft import kernel_rules
-from tartlet.network.policy import Policy
-from tartlet.network.targets import Way
+from tartlet.network.policy.dns_answers import Found, asked_name, covers, found
+from tartlet.network.policy.policy import Policy
+from tartlet.network.policy.targets import Way
+from tartlet.network.rules.name_watch import names_watched
+from tartlet.network.rules.nft import kernel_rules
 
 pytestmark = [pytest.mark.anyio]
 ZONE = {
@@ -188,7 +188,7 @@ async def test_what_a_name_does_not_open() -> None:
 
 @pytest.mark.needs_root
 async def test_an_address_is_closed_after_its_time_unless_it_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tartlet.network.filter.SLACK", 1.2)
+    monkeypatch.setattr("tartlet.network.rules.filter.SLACK", 1.2)
     policy = Policy.parse("short.example,one.site.example", "0.0.0.0/0")
     async with laid_out(policy, Policy()) as lab, asking(lab):
         vm = lab.vms[0]

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from installed_for_all import COMMAND, HELPER, OwnSystem, own_system
-from tartlet.network import setup_program
+from tartlet.network.install import setup_program
+from tartlet.network.install.setup_files import system_settings
+from tartlet.network.install.setup_program import ProgramUnfit
 from tartlet.network.preferences import KEYS, Preferences, read_text
-from tartlet.network.setup_files import system_settings
-from tartlet.network.setup_program import ProgramUnfit
 
 __all__ = ["own_system"]
 pytestmark = pytest.mark.needs_root
@@ -28,7 +28,7 @@ import anyio, os
 from ipaddress import IPv4Address
 from tap_guest import TapGuest
 from tartlet.network.attachment import AttachRequest
-from tartlet.network.bridge import Bridge
+from tartlet.network.bridge.bridge import Bridge
 async def main():
     one = AttachRequest(vm="one", mac="7a:65:e4:3f:be:01")
     async with Bridge(on_demand=True).attach(one) as place:
@@ -41,7 +41,7 @@ anyio.run(main)
 INTO_A_FOLDER = """
 import anyio, sys
 from pathlib import Path
-from tartlet.network.setup import network_remove, network_setup
+from tartlet.network.install.setup import network_remove, network_setup
 folder = Path(sys.argv[1])
 async def main():
     told = await network_setup(users=["alice"], root=folder)

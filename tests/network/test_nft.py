@@ -12,11 +12,11 @@ import pytest
 
 from namespaces import Namespace
 from tartlet.network.attachment import NetworkLost
-from tartlet.network.filter import filtered
-from tartlet.network.nft import Rules, RulesRefused, kernel_rules
-from tartlet.network.plug import Plug
-from tartlet.network.policy import Policy
-from tartlet.network.ruleset import base_table, table_for
+from tartlet.network.policy.policy import Policy
+from tartlet.network.rules.filter import filtered
+from tartlet.network.rules.nft import Rules, RulesRefused, kernel_rules
+from tartlet.network.rules.plug import Plug
+from tartlet.network.rules.ruleset import base_table, table_for
 
 pytestmark = [
     pytest.mark.anyio,

@@ -6,7 +6,7 @@ import pytest
 
 from network_lab import GATEWAY, GATEWAY_MAC, HOST_ON_LAN, VM_ADDRESS, VM_MAC, done, laid_out, syn_frame, udp_frame
 from raw_frames import ARP, BROADCAST, ICMP, IPV4, IPV6, UDP, VLAN, arp, ethernet, ipv4, ping, udp
-from tartlet.network.policy import Policy
+from tartlet.network.policy.policy import Policy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root]
 OWN, OTHER = VM_ADDRESS

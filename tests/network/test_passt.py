@@ -16,8 +16,8 @@ import pytest
 
 from tartlet.network.attachment import AttachRequest
 from tartlet.network.backend import attached
-from tartlet.network.passt import Passt
-from tartlet.network.slirp import Slirp
+from tartlet.network.user_mode.passt import Passt
+from tartlet.network.user_mode.slirp import Slirp
 
 pytestmark = [
     pytest.mark.anyio,
@@ -30,7 +30,7 @@ REQUEST = AttachRequest(vm="tiny", mac="7a:65:e4:3f:be:01")
 HOLDER = """
 import anyio, sys
 from tartlet.network.attachment import AttachRequest
-from tartlet.network.passt import Passt
+from tartlet.network.user_mode.passt import Passt
 async def main():
     async with Passt().attach(AttachRequest(vm="tiny", mac="7a:65:e4:3f:be:01")) as attachment:
         print(attachment.record.address, flush=True)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tartlet.errors import InvalidArgument
-from tartlet.network.flatten import open_ranges, port_levels
-from tartlet.network.policy import Exposure, Policy, Rules
-from tartlet.network.targets import Way
+from tartlet.network.policy.flatten import open_ranges, port_levels
+from tartlet.network.policy.policy import Exposure, Policy, Rules
+from tartlet.network.policy.targets import Way
 
 PRIVATE = (
     "10.0.0.5 172.16.5.5 192.168.0.10 100.64.0.1 169.254.169.254 127.0.0.1 0.0.0.1 192.0.0.8 192.0.2.1 198.51.100.1 "

@@ -11,10 +11,10 @@ from namespaces import UPLINK_ADDRESS
 from plugged_guests import BEND_LOOPBACK, over_ssh, plugged, saying
 from tartlet.network.attachment import NetworkMode
 from tartlet.network.backend import NetworkBackend
-from tartlet.network.bridge import Bridge
-from tartlet.network.passt import Passt
-from tartlet.network.slirp import Slirp
-from tartlet.network.userns import Userns
+from tartlet.network.bridge.bridge import Bridge
+from tartlet.network.namespace.userns import Userns
+from tartlet.network.user_mode.passt import Passt
+from tartlet.network.user_mode.slirp import Slirp
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
 

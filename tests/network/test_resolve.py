@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from namespaces import Namespace
-from tartlet.network import neighbours, record
-from tartlet.network.leases import mac_bytes
+from tartlet.network import record
+from tartlet.network.lookup import neighbours
+from tartlet.network.lookup.leases import mac_bytes
+from tartlet.network.lookup.resolve import Resolver, address_of
 from tartlet.network.record import NetworkRecord
-from tartlet.network.resolve import Resolver, address_of
 
 pytestmark = pytest.mark.anyio
 

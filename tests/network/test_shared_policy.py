@@ -23,13 +23,13 @@ from leftovers import process_ids
 from namespaces import UPLINK_ADDRESS
 from tap_guest import ACK, TapGuest, arp_frame, udp_frame
 from tartlet.errors import InvalidArgument
-from tartlet.network.addresses import MacTaken
 from tartlet.network.attachment import Attachment, AttachRequest, BackendUnusable, NetworkMode
 from tartlet.network.backend import NetworkBackend
-from tartlet.network.bridge import Bridge
-from tartlet.network.loopback import PortTaken
-from tartlet.network.refusals import logged
-from tartlet.network.userns import Userns
+from tartlet.network.bridge.bridge import Bridge
+from tartlet.network.namespace.userns import Userns
+from tartlet.network.rules.refusals import logged
+from tartlet.network.shared.addresses import MacTaken
+from tartlet.network.shared.loopback import PortTaken
 from vm_lab import is_child, words_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]

@@ -14,7 +14,7 @@ import anyio.to_thread
 import pytest
 
 from tartlet.host.beside import beside
-from tartlet.network import splice
+from tartlet.network.shared import splice
 
 pytestmark = [pytest.mark.anyio]
 

@@ -19,12 +19,12 @@ from anyio.abc import TaskStatus
 from namespaces import Namespace
 from standing_networks import PARTS, parts
 from tap_guest import ACK, TapGuest
-from tartlet.network import links, wire
-from tartlet.network.addresses import MacTaken
 from tartlet.network.attachment import Attachment, AttachRequest, BackendUnusable
+from tartlet.network.namespace.userns import Userns
 from tartlet.network.record import NetworkRecord
+from tartlet.network.shared import links, wire
+from tartlet.network.shared.addresses import MacTaken
 from tartlet.network.status import shared_networks
-from tartlet.network.userns import Userns
 from vm_lab import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures
 SUPERVISOR = """
 import anyio, subprocess, sys
 from tartlet.network.attachment import AttachRequest
-from tartlet.network.userns import Userns
+from tartlet.network.namespace.userns import Userns
 async def main():
     async with Userns().attach(AttachRequest(vm=sys.argv[1], mac=sys.argv[2])) as attachment:
         print(attachment.record.guest_address, flush=True)

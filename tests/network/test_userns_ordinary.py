@@ -11,7 +11,7 @@ import pytest
 from namespaces import Namespace
 from ordinary_user import NOBODY
 from standing_networks import parts
-from tartlet.network.userns import Userns
+from tartlet.network.namespace.userns import Userns
 from vm_lab import until
 
 pytestmark = [pytest.mark.needs_root]
@@ -23,7 +23,7 @@ sys.path.insert(0, {str(TESTS)!r})
 import anyio
 from tap_guest import TapGuest
 from tartlet.network.attachment import AttachRequest, NetworkMode
-from tartlet.network.userns import Userns
+from tartlet.network.namespace.userns import Userns
 
 def guest_of(attachment, mac):
     return TapGuest(descriptor=attachment.cables[0].descriptors[0], mac=bytes.fromhex(mac.replace(":", "")))
@@ -66,7 +66,7 @@ def test_a_system_that_forbids_namespaces_is_told_with_the_command_that_allows_t
     zero = tmp_path / "zero"
     zero.write_text("0\n")
     ask = tmp_path / "ask"
-    ask.write_text("from tartlet.network.userns import Userns\nprint(Userns().lacking())\n")
+    ask.write_text("from tartlet.network.namespace.userns import Userns\nprint(Userns().lacking())\n")
     script = TESTS / "ordinary_user.py"
     forbidden = f"mount --bind {zero} /proc/sys/user/max_user_namespaces"
     asking = f"{sys.executable} {script} {NOBODY} {sys.executable} - < {ask}"

@@ -16,8 +16,8 @@ from namespaces import UPLINK_ADDRESS, Namespace
 from tap_guest import TapGuest, udp_frame
 from tartlet.network import backend, preferences
 from tartlet.network.attachment import AttachRequest, BackendUnusable, NetworkMode
+from tartlet.network.namespace.userns import Userns
 from tartlet.network.status import NetworkInUse, change_setting, shared_networks
-from tartlet.network.userns import Userns
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
 

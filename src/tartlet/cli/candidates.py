@@ -47,7 +47,7 @@ def running_vms(ctx: click.Context, param: click.Parameter | None, incomplete: s
 
 def interfaces(ctx: click.Context, param: click.Parameter | None, incomplete: str) -> list[str]:  # noqa: ARG001
     """What a VM can be bridged to."""
-    from tartlet.network.interfaces import usable
+    from tartlet.network.cards.interfaces import usable
 
     try:
         return [one.name for one in usable() if one.name.startswith(incomplete)]

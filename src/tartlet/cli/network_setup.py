@@ -10,7 +10,7 @@ import click
 from tartlet.cli.words import Verb
 
 if TYPE_CHECKING:
-    from tartlet.network.setup import SystemChange
+    from tartlet.network.install.setup import SystemChange
 
 _UNATTENDED = "give --yes to do it without being asked"
 
@@ -34,7 +34,7 @@ def setup(*, yes: bool, sudo: bool, users: tuple[str, ...]) -> None:
     """
     import anyio
 
-    from tartlet.network.setup import network_setup
+    from tartlet.network.install.setup import network_setup
 
     async def work() -> SystemChange | None:
         return await network_setup(users=users or _caller(), sudo=sudo, agreed=lambda change: _agreed(change, yes=yes))
@@ -51,7 +51,7 @@ def remove(*, yes: bool) -> None:
     """
     import anyio
 
-    from tartlet.network.setup import network_remove
+    from tartlet.network.install.setup import network_remove
 
     async def work() -> SystemChange | None:
         return await network_remove(agreed=lambda change: _agreed(change, yes=yes))

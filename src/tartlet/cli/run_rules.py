@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tartlet.errors import InvalidArgument
-from tartlet.network.policy import Policy
+from tartlet.network.policy.policy import Policy
 from tartlet.vm.model import VmConfig, VmState, host_arch
 from tartlet.vm.options import RunOptions
 
@@ -70,7 +70,7 @@ def _refuse_mac_only(options: RunOptions) -> None:
 def agreed_with_host(options: RunOptions) -> RunOptions:
     """The options when this host can do what they ask. Raises InvalidArgument, AssetsMissing."""
     if options.net_bridged:
-        from tartlet.network import interfaces
+        from tartlet.network.cards import interfaces
 
         for name in options.net_bridged:
             interfaces.find(name)

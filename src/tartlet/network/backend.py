@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import replace
 from typing import Protocol
 
-from tartlet.network import bridged
 from tartlet.network.attachment import (
     Attachment,
     AttachRequest,
@@ -17,11 +16,12 @@ from tartlet.network.attachment import (
     ModeUnavailable,
     NetworkMode,
 )
-from tartlet.network.bridge import Bridge
-from tartlet.network.bridged import Bridged
-from tartlet.network.passt import Passt
-from tartlet.network.slirp import Slirp
-from tartlet.network.userns import Userns
+from tartlet.network.bridge.bridge import Bridge
+from tartlet.network.bridged import bridged
+from tartlet.network.bridged.bridged import Bridged
+from tartlet.network.namespace.userns import Userns
+from tartlet.network.user_mode.passt import Passt
+from tartlet.network.user_mode.slirp import Slirp
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,13 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from tartlet.errors import InvalidArgument, UserError
-from tartlet.network import host_line, keepers, line, preferences
-from tartlet.network.host_line import NAME as HOSTS
-from tartlet.network.rights import RightsMissing
-from tartlet.network.userns import NAME
+from tartlet.network import preferences
+from tartlet.network.bridge import host_line
+from tartlet.network.bridge.host_line import NAME as HOSTS
+from tartlet.network.namespace import line
+from tartlet.network.namespace.userns import NAME
+from tartlet.network.shared import keepers
+from tartlet.network.shared.rights import RightsMissing
 
 _QUESTION = {"do": "status"}
 

@@ -15,9 +15,9 @@ from ipaddress import IPv4Address
 
 import anyio
 
-from tartlet.network import frames
-from tartlet.network.frames import ACK, RST, SYN
-from tartlet.network.subnet import Subnet
+from tartlet.network.shared import frames
+from tartlet.network.shared.frames import ACK, RST, SYN
+from tartlet.network.shared.subnet import Subnet
 
 _LENGTH = struct.Struct("!I")
 _LONGEST = 1 << 17

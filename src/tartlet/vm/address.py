@@ -8,7 +8,7 @@ import anyio
 
 from tartlet.errors import UserError
 from tartlet.network import record
-from tartlet.network.resolve import Resolver, address_of
+from tartlet.network.lookup.resolve import Resolver, address_of
 from tartlet.vm.folder import VmFolder
 from tartlet.vm.model import VmState
 

@@ -114,7 +114,7 @@ def _network() -> Iterator[Finding]:
 
 def _network_settings() -> Iterator[Finding]:
     from tartlet.network import preferences
-    from tartlet.network.setup import is_installed
+    from tartlet.network.install.setup import is_installed
 
     try:
         in_hosts_network = preferences.read().backend == "bridge"
@@ -126,7 +126,7 @@ def _network_settings() -> Iterator[Finding]:
 
 
 def _firewalls() -> Iterator[Finding]:
-    from tartlet.network import firewalls
+    from tartlet.network.install import firewalls
 
     topic = "firewalls"
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from tartlet.network.filter_state import FilterState
+from tartlet.network.rules.filter_state import FilterState
 from tartlet.vm.ask import Refused, SupervisorGone, asked
 from tartlet.vm.folder import VmFolder
 from tartlet.vm.store import VmNotRunning, VmStore

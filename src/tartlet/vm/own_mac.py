@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
-from tartlet.network.addresses import MacTaken
+from tartlet.network.shared.addresses import MacTaken
 from tartlet.vm.folder import VmFolder
 from tartlet.vm.model import VmConfig, VmState
 from tartlet.vm.plan import Plan

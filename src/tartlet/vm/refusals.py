@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from tartlet.errors import FileTrouble
-from tartlet.network.refusals import Refusal, logged
+from tartlet.network.rules.refusals import Refusal, logged
 from tartlet.vm.folder import VmFolder
 
 
