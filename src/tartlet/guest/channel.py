@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import logging
 import socket
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 from urllib.parse import quote
 
 import anyio
 import anyio.lowlevel
-import google.protobuf.message
-import h2.exceptions
 from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryUnaryMethod
 from grpclib.config import Configuration
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from tartlet.guest import wire
 from tartlet.guest.agent_pb2 import (
@@ -30,8 +25,9 @@ from tartlet.guest.agent_pb2 import (
     ResolveIPResponse,
     TerminalSize,
 )
+from tartlet.guest.calls import OVER, finished, received, translated
 from tartlet.guest.commands import Command
-from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable, escaped
+from tartlet.guest.errors import AgentCannot, AgentUnavailable, escaped
 from tartlet.guest.socket_channel import SocketChannel
 from tartlet.host import sockets
 
@@ -54,10 +50,6 @@ _CONFIG = Configuration(
 
 _CHUNK = 64 << 10
 """Bytes of input sent at once."""
-
-_FOREIGN = (GRPCError, StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError)
-
-T = TypeVar("T")
 
 Writer = Callable[[bytes], Awaitable[None]]
 
@@ -115,7 +107,7 @@ class GuestChannel:
         Raises AgentUnavailable, AgentCannot, AgentFailed, and what the writers and the reader raise.
         """
         code = 0
-        async with _translated(), anyio.create_task_group() as tasks:
+        async with translated(), anyio.create_task_group() as tasks:
             metadata = {wire.PATIENCE: str(int(self._patience))}
             if command.user:
                 metadata[wire.USER] = quote(command.user)
@@ -147,7 +139,7 @@ class GuestChannel:
 
         Cancelling kills the command. Raises AgentUnavailable, AgentFailed, and what `more` and `answer` raise.
         """
-        async with _translated(), anyio.create_task_group() as tasks:
+        async with translated(), anyio.create_task_group() as tasks:
             try:
                 async with self._exec.open() as stream:
                     await stream.send_message(command)
@@ -169,15 +161,15 @@ class GuestChannel:
         What `incoming` yields goes to the guest, its end too; what comes from there goes to `outgoing`, b"" at its end.
         Raises AgentUnavailable, AgentCannot, AgentFailed (nobody listens), and what reader and writer raise.
         """
-        async with _translated(), anyio.create_task_group() as tasks:
+        async with translated(), anyio.create_task_group() as tasks:
             metadata = {wire.PATIENCE: str(int(self._patience)), wire.PORT: str(port)}
             async with self._connect.open(metadata=metadata) as stream:
                 await stream.send_request()
                 wire.bound(stream)
                 tasks.start_soon(_send_all, stream, incoming)
-                while (chunk := await _received(stream)) is not None:
+                while (chunk := await received(stream)) is not None:
                     await outgoing(chunk.data)
-                await _finished(stream)
+                await finished(stream)
             tasks.cancel_scope.cancel()
 
     async def resolve_ip(self, patience: float = 1.0) -> str | None:
@@ -187,10 +179,10 @@ class GuestChannel:
         """
         try:
             with anyio.move_on_after(patience):
-                async with _translated(), self._resolve_ip.open() as stream:
+                async with translated(), self._resolve_ip.open() as stream:
                     await stream.send_message(ResolveIPRequest(), end=True)
                     wire.bound(stream)
-                    reply = await _received(stream)
+                    reply = await received(stream)
                 return None if reply is None else _ipv4(reply.ip)
         except (AgentUnavailable, AgentCannot) as exc:
             log.debug("no address by the agent: %s", exc)
@@ -229,7 +221,7 @@ async def _feed(stream: _ExecStream, stdin: AsyncIterable[bytes], stays_open: bo
         await _send_input(stream, b"")
         if not stays_open:  # sizes of the terminal may follow
             await stream.end()
-    except (StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError) as exc:
+    except OVER as exc:
         log.debug("the command takes no more input: %s", exc)
 
 
@@ -237,7 +229,7 @@ async def _send_on(stream: _ExecStream, more: AsyncIterable[ExecRequest]) -> Non
     try:
         async for request in more:
             await stream.send_message(request)
-    except (StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError) as exc:
+    except OVER as exc:
         log.debug("the command takes no more input: %s", exc)
 
 
@@ -247,7 +239,7 @@ async def _send_all(stream: Stream[IOChunk, IOChunk], incoming: AsyncIterable[by
             for start in range(0, len(data), _CHUNK):
                 await stream.send_message(IOChunk(data=data[start : start + _CHUNK]))
         await stream.send_message(IOChunk(), end=True)
-    except (StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError) as exc:
+    except OVER as exc:
         log.debug("the connection takes no more: %s", exc)
 
 
@@ -255,7 +247,7 @@ async def _tell_sizes(stream: _ExecStream, sizes: AsyncIterable[tuple[int, int]]
     try:
         async for rows, columns in sizes:
             await stream.send_message(ExecRequest(terminal_resize=TerminalSize(rows=rows, cols=columns)))
-    except (StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError) as exc:
+    except OVER as exc:
         log.debug("the command's terminal is gone: %s", exc)
 
 
@@ -272,7 +264,7 @@ async def _followed(
     """
     await stream.recv_initial_metadata()
     answered(stream)
-    while (response := await _received(stream)) is not None:
+    while (response := await received(stream)) is not None:
         kind = response.WhichOneof("type")
         if kind == "exit":
             raise _Ended(response.exit.code)
@@ -280,63 +272,16 @@ async def _followed(
             await stdout(response.standard_output.data)
         elif kind == "standard_error":
             await stderr(response.standard_error.data)
-    await _finished(stream)
+    await finished(stream)
 
 
 async def _relayed(stream: _ExecStream, answer: Callable[[ExecResponse], Awaitable[None]]) -> None:
     """The same with the messages as they are. Raises _Ended."""
-    while (response := await _received(stream)) is not None:
+    while (response := await received(stream)) is not None:
         await answer(response)
         if response.WhichOneof("type") == "exit":
             raise _Ended(response.exit.code)
-    await _finished(stream)
-
-
-async def _finished(stream: Stream[Any, Any]) -> None:
-    """Take the stream's status, though our half may still be open. Raises GRPCError."""
-    vars(stream)["_end_done"] = True
-    await stream.recv_trailing_metadata()
-
-
-async def _received(stream: Stream[Any, T]) -> T | None:
-    try:
-        return await stream.recv_message()
-    except (AssertionError, NotImplementedError, google.protobuf.message.DecodeError) as exc:
-        raise AgentFailed(f"the guest agent sent something that is no message: {exc}") from exc
-
-
-@asynccontextmanager
-async def _translated() -> AsyncGenerator[None]:
-    """Turn the errors of gRPC and HTTP/2 into ours, also out of a group."""
-    task = cast("asyncio.Task[object]", asyncio.current_task())
-    cancelled = task.cancelling()
-    try:
-        yield
-    except (ExceptionGroup, *_FOREIGN) as exc:
-        while task.cancelling() > cancelled:
-            task.uncancel()  # grpclib 0.4 cancels whoever waits for a stream that is lost, and leaves it at that
-        cause = _first(exc)
-        error = _ours(cause)
-        if error is None:
-            raise cause from cause.__cause__
-        raise error from cause
-
-
-def _first(error: Exception) -> Exception:
-    if isinstance(error, ExceptionGroup):
-        return _first(cast("ExceptionGroup[Exception]", error).exceptions[0])
-    return error
-
-
-def _ours(error: Exception) -> Exception | None:
-    if isinstance(error, GRPCError):
-        text = escaped(error.message or error.status.name)
-        if error.status is Status.UNAVAILABLE:
-            return AgentUnavailable(text)
-        return AgentCannot(text) if error.status is Status.UNIMPLEMENTED else AgentFailed(text)
-    if isinstance(error, _FOREIGN):
-        return AgentUnavailable(f"the connection to the guest agent was lost: {escaped(str(error))}")
-    return None
+    await finished(stream)
 
 
 def _message(command: Command) -> ExecRequest.Command:

@@ -5,28 +5,23 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tartlet.build.seed import valid_hostname
 from tartlet.console import audio, display, serial, vnc
-from tartlet.disk.chain import chain_of
-from tartlet.disk.model import Disk, DiskFormat
-from tartlet.errors import FileTrouble, UserError
+from tartlet.errors import FileTrouble
 from tartlet.guest import tart_agent
 from tartlet.guest.machine_identity import MachineIdentity
 from tartlet.host.memory import memory_file
 from tartlet.host.paths import Home
 from tartlet.hypervisor import accel, firmware, nvram, qemu, state_file
 from tartlet.hypervisor.accel import Accelerator
-from tartlet.hypervisor.block_nodes import attached, root_disk
 from tartlet.hypervisor.devices import (
     GUEST_AGENT_PORT,
     Balloon,
-    BlockDevice,
     Device,
     Entropy,
     Graphics,
@@ -36,26 +31,23 @@ from tartlet.hypervisor.devices import (
     Slot,
     Sound,
 )
-from tartlet.hypervisor.disk_options import DiskArgument, DiskOptions, parse_disk_option, parse_root_disk_options
+from tartlet.hypervisor.disk_options import parse_disk_option
 from tartlet.hypervisor.machine import Machine, Ram, machine_type
 from tartlet.hypervisor.state_file import Fingerprint
 from tartlet.network.attachment import Attachment
 from tartlet.share.serving import SharedFolders
 from tartlet.version import PRINTED_VERSION
-from tartlet.vm.folder import Layout, VmFolder
-from tartlet.vm.image_disk import copied_disk, names_image
+from tartlet.vm.folder import VmFolder
+from tartlet.vm.image_disk import names_image
 from tartlet.vm.inherited import Inherited
 from tartlet.vm.machine_id import machine_id
 from tartlet.vm.model import VmConfig
 from tartlet.vm.network import cards, plugged_in
 from tartlet.vm.options import RunOptions
+from tartlet.vm.plan_disks import disks, runnable_disk
 
 _NAMES = uuid.UUID("7a0e2a4e-6a3f-5b0b-9f0e-2d1c3b4a5968")
 """Name space of the machine identifiers that are derived from MAC addresses."""
-
-
-class CannotRunHere(UserError):
-    """A VM this program can keep but not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +98,7 @@ async def planned(
 
     Raises CannotRunHere, ToolMissing, FirmwareMissing, DiskInUse, MacTaken, and what else one of the parts refuses.
     """
-    disk = _runnable_disk(vm, config)
+    disk = runnable_disk(vm, config)
     extra = [parse_disk_option(value) for value in options.disks]
     async with AsyncExitStack() as held:
         agent, own_agent, port = (held.enter_context(_pair()) for _ in range(3))
@@ -125,7 +117,7 @@ async def planned(
             Inputs(keyboard=not options.no_keyboard, pointer=not options.no_pointer),
             Sound(driver=_sound(options, emulator)),
             Slot(),
-            *_disks(held, home, vm, disk, options, extra),
+            *disks(held, home, vm, disk, options, extra),
             *folders.devices,
         )
         ram = held.enter_context(_ram(config.memory_size, inherited))
@@ -217,24 +209,6 @@ def _identity(vm: VmFolder, *, forked: bool) -> MachineIdentity:
     return MachineIdentity(id=machine_id(vm.path), name=valid_hostname(vm.name), parts=parts)
 
 
-def _runnable_disk(vm: VmFolder, config: VmConfig) -> Disk:
-    if config.os != "linux":
-        raise CannotRunHere(
-            f'VM "{vm.name}" is a macOS guest, which only runs on a Mac with Apple silicon',
-            "run it there, or export it",
-        )
-    if vm.layout() is not Layout.FLAT:
-        raise CannotRunHere(
-            f'VM "{vm.name}" has a stacked disk, which needs macOS 27 as the host', "use a VM with a flat disk"
-        )
-    disk = chain_of(vm.path, config.disk_format).top
-    if disk.format is DiskFormat.ASIF:
-        raise CannotRunHere(
-            f'VM "{vm.name}" has an asif disk, which needs macOS 26 or newer as the host', "use a VM with a raw disk"
-        )
-    return disk
-
-
 def _window(options: RunOptions, config: VmConfig, program: str) -> display.Window:
     if not options.wants_window:
         return display.Window(display.NO_WINDOW, "no window: none was asked for")
@@ -264,34 +238,6 @@ def _console(options: RunOptions) -> str | None:
     if options.serial:
         return serial.NEW_PSEUDO_TERMINAL
     return serial.existing_terminal(options.serial_path) if options.serial_path is not None else None
-
-
-def _disks(
-    held: AsyncExitStack, home: Home, vm: VmFolder, disk: Disk, options: RunOptions, extra: Sequence[DiskArgument]
-) -> list[Device]:
-    """The VM's own disk, those of `--disk` in their order, and first-boot data at the end."""
-    disks: list[Device] = [
-        root_disk(str(vm.disk_path), str(disk.format), parse_root_disk_options(options.root_disk_options))
-    ]
-    for argument in extra:
-        make = _image_disk if names_image(argument) else _extra_disk
-        disks.append(make(held, home, argument, index=len(disks)))
-    if os.path.exists(vm.seed_path):
-        seed = DiskArgument(str(vm.seed_path), DiskOptions(read_only=True))
-        disks.append(_extra_disk(held, home, seed, index=len(disks)))
-    return disks
-
-
-def _extra_disk(held: AsyncExitStack, _: Home, argument: DiskArgument, *, index: int) -> BlockDevice:
-    kind = "qcow2" if Path(argument.path).suffix == ".qcow2" else "raw"
-    return held.enter_context(attached(argument, index=index, kind=kind))
-
-
-def _image_disk(held: AsyncExitStack, home: Home, argument: DiskArgument, *, index: int) -> BlockDevice:
-    """How it is written to the medium is of no concern: it ends with the run."""
-    copy = held.enter_context(copied_disk(home, argument.path))
-    of_copy = DiskArgument(str(copy.path), DiskOptions(read_only=argument.options.read_only))
-    return held.enter_context(attached(of_copy, index=index, kind=str(copy.format)))
 
 
 @dataclass(frozen=True, slots=True)
