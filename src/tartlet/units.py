@@ -35,10 +35,15 @@ def human_age(seconds: float) -> str:
     """How long ago something was, in full words: `5 seconds ago`; `in 0 seconds` for now and the future."""
     whole = int(seconds)
     if whole <= 0:
-        return f"in {-whole} second{'' if whole == -1 else 's'}"
+        return f"in {human_count(-whole, 'second')}"
     unit, length = next((unit, length) for unit, length in _SPANS if whole >= length)
     count = whole // length
-    return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return f"{human_count(count, unit)} ago"
+
+
+def human_count(number: float, thing: str) -> str:
+    """`1 second`, `2.5 seconds`: an English word for one of the things, with its number."""
+    return f"{number:g} {thing}{'' if number == 1 else 's'}"
 
 
 def _round_half_even(numerator: int, denominator: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from tartlet.cli import run_rules
 from tartlet.cli.run import command
 from tartlet.errors import InvalidArgument
+from tartlet.network.rules.control import BadControlDescriptor
 from tartlet.vm.model import VmConfig, VmState
 from tartlet.vm.options import RunOptions
 
@@ -80,6 +82,19 @@ def test_options_that_go_together_stay_as_they_are(options: dict[str, Any]) -> N
 )
 def test_the_details_of_softnet_switch_it_on(options: dict[str, Any]) -> None:
     assert run_rules.agreed(RunOptions(**options)).net_softnet
+
+
+def test_a_control_socket_has_to_be_inherited() -> None:
+    """The event loop would open sockets of its own under the number that a script took for another."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        asked = RunOptions(net_softnet_control_fd=theirs.fileno())
+        with pytest.raises(BadControlDescriptor, match="was not inherited"):
+            run_rules.agreed_with_host(asked)
+        theirs.set_inheritable(True)
+        assert run_rules.agreed_with_host(asked) == asked
+    with pytest.raises(BadControlDescriptor, match="is not open"):
+        run_rules.agreed_with_host(asked)
 
 
 def test_folders_that_cannot_be_shared_together_are_refused_before_anything_starts() -> None:

@@ -150,7 +150,7 @@ def test_a_terminal_is_refused_with_the_reason(qemu: Path) -> None:
 
 def test_a_command_that_takes_too_long_is_killed(folder: Path) -> None:
     code, out, err = run(folder, "l", "sh", "-c", "echo begun; exec sleep 7532")
-    assert (code, err) == (99, b"given up after 1 seconds, and the command was killed\n")
+    assert (code, err) == (99, b"given up after 1 second, and the command was killed\n")
     assert out in (b"", b"begun\n")  # the QEMU guest agent has told nothing until then
     _gone("^sleep 7532")
 

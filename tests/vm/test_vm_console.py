@@ -97,6 +97,28 @@ def test_a_program_uses_the_console(suspended: Lab) -> None:
     assert (refused.code, refused.err.splitlines()[0]) == (2, 'VM "mini" is not running')
 
 
+def test_leaving_a_console_is_not_the_end_of_the_vm(suspended: Lab) -> None:
+    with suspended.running():
+        with suspended.started("console", "mini") as reader:
+            assert reader.stdout is not None
+            assert reader.stdout.readline().startswith("Attached")
+            reader.send_signal(signal.SIGTERM)
+            assert "Detached from mini." in reader.stdout.read()
+            assert reader.wait(10) == 0
+        output, nobody = os.pipe()
+        os.close(output)
+        with subprocess.Popen(
+            [str(TART), "console", "mini"],
+            stdin=subprocess.PIPE,
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            env=surroundings(suspended.home),
+        ) as writer:
+            os.close(nobody)
+            _, said = writer.communicate(b"\recho $((50+6))\r", timeout=20)
+        assert b"Detached from mini." in said
+
+
 def test_nonsense_on_the_socket_harms_nobody(suspended: Lab) -> None:
     with suspended.running():
         for nonsense in (b"", b"\n", b"[]\n", b'{"order": "fly"}\n', b"\xff" * 3_000_000, b'{"order": "input"}\n'):

@@ -91,13 +91,13 @@ def test_an_agent_that_does_not_answer_in_time(stopped: Lab) -> None:
         called = stopped.tart("run", "blank", *words)
         assert called.code == 124
         message, hint = called.err.splitlines()
-        assert 'VM "blank" runs, but its guest agent did not answer within 1 seconds' in message
+        assert 'VM "blank" runs, but its guest agent did not answer within 1 second' in message
         assert "left running" in hint
         assert "tart logs blank --serial" in hint
         assert stopped.state("blank") == "running"
         called = stopped.tart("wait", "blank", "--timeout", "1")
         assert (called.code, called.out) == (124, "")
-        assert 'VM "blank" still runs after 1 seconds' in called.err
+        assert 'VM "blank" still runs after 1 second' in called.err
         assert stopped.state("blank") == "running"
         stopped.done("stop", "blank")
         assert stopped.done("wait", "blank", "--timeout", "1") == "stopped by user (exit code 0)\n"

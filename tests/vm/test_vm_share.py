@@ -26,6 +26,9 @@ def test_a_folder_is_shared_and_its_server_is_missed(stopped: Lab, tmp_path: Pat
 
         stopped.done("suspend", "mini")
         until(lambda: "cannot be suspended while it shares folders" in stopped.done("logs", "mini"), "the refusal")
+        refused = stopped.tart("snapshot", "create", "mini")
+        assert (refused.code, "which QEMU cannot save" in refused.err) == (1, True)
+        assert "tart stop mini" in refused.err
         assert stopped.sh("cat /mnt/shared/answer") == "from the guest"
 
         (server,) = servers(stopped)

@@ -24,7 +24,8 @@ def command(app: App, source: str, target: str, *, user: str) -> None:
     """Copy files and folders between this machine and a running VM.
 
     One of the two is a path inside a VM, written <vm>:<path> and told from / or from the user's home. Folders are
-    copied with all in them, into the target when that is a folder. It needs Tartlet's own agent inside the VM.
+    copied with all in them, into the target when that is a folder. It needs a guest agent inside the
+    VM, and no network.
     """
     inside, outside = _inside(source), _inside(target)
     if (inside is None) == (outside is None):

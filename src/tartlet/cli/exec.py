@@ -17,7 +17,11 @@ from tartlet.vm.store import VmNotRunning
 @click.option("-i", "interactive", is_flag=True, help="Pass standard input on to the command.")
 @click.option("-t", "tty", is_flag=True, help="Give the command a terminal.")
 @click.option(
-    "--env", "variables", metavar="<name>=<value>", multiple=True, help="Set an environment variable; may be repeated."
+    "--env",
+    "variables",
+    metavar="<name>=<value>",
+    multiple=True,
+    help="Set an environment variable. Can be given several times.",
 )
 @click.option("--workdir", metavar="<path>", default="", help="Folder of the guest to run it in.")
 @click.option("--user", metavar="<user>", default="", help="User of the guest to run it as.")

@@ -54,7 +54,7 @@ def status(app: App, *, format_: str) -> None:
 
 
 @click.command("set", cls=Verb)
-@click.argument("key", metavar="<key>", help="Setting, as `tart network status` names it.")
+@click.argument("key", metavar="<key>", help="Setting, as 'tart network status' names it.")
 @click.argument("value", metavar="<value>", help="What it shall be from the next start of the network on.")
 @click.option("--system", is_flag=True, help="Of the networks that all users of this host share (backend bridge).")
 def set_(*, key: str, value: str, system: bool) -> None:

@@ -31,7 +31,9 @@ _MB = 1_000_000
     default=0,
     help="Send blobs in requests of this many MB; 0 for one request each. Amazon takes at least 5, GitHub less than 4.",
 )
-@click.option("--label", "labels", metavar="<key=value>", multiple=True, help="Label for the image; may be repeated.")
+@click.option(
+    "--label", "labels", metavar="<key=value>", multiple=True, help="Label for the image. Can be given several times."
+)
 @click.option("--populate-cache", is_flag=True, help="Have the image in the local cache too.")
 @format_option
 @click.pass_obj

@@ -68,12 +68,16 @@ def _refuse_mac_only(options: RunOptions) -> None:
 
 
 def agreed_with_host(options: RunOptions) -> RunOptions:
-    """The options when this host can do what they ask. Raises InvalidArgument, AssetsMissing."""
+    """The options when this host can do what they ask. Raises InvalidArgument, BadControlDescriptor, AssetsMissing."""
     if options.net_bridged:
         from tartlet.network.cards import interfaces
 
         for name in options.net_bridged:
             interfaces.find(name)
+    if options.net_softnet_control_fd is not None:
+        from tartlet.network.rules import control
+
+        control.ensure_inherited(options.net_softnet_control_fd)
     if options.nested:
         from tartlet.hypervisor import accel
 

@@ -14,6 +14,7 @@ from tartlet.errors import FileTrouble, TimeIsUp, UserError
 from tartlet.guest import terminal
 from tartlet.guest.channel import PATIENCE, GuestChannel, connect
 from tartlet.guest.commands import Command
+from tartlet.units import human_count
 
 _PIECE = 64 << 10
 """Bytes read or written at once."""
@@ -31,7 +32,7 @@ class CommandTimedOut(TimeIsUp):
     """A command was killed because it took too long."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"given up after {seconds:g} seconds, and the command was killed")
+        super().__init__(f"given up after {human_count(seconds, 'second')}, and the command was killed")
 
 
 async def exec_in_terminal(

@@ -24,33 +24,36 @@ _PIECE = 64 << 10
 
 
 async def attach(vm: VmFolder, attached: Callable[[], None]) -> bool:
-    """Join descriptors 0 and 1 to the guest's serial console; whether somebody detached (else the VM has ended).
+    """Join descriptors 0 and 1 to the guest's serial console; whether it was left while the VM goes on.
 
     `attached` is called when it begins.
     A terminal is raw meanwhile: every key is the guest's, except Ctrl+], which detaches. Input that ends, like a file,
-    only ends the typing. Raises VmNotRunning, Refused, SupervisorGone.
+    only ends the typing. SIGTERM, SIGHUP and output that nobody reads any more leave it too.
+    Raises VmNotRunning, Refused, SupervisorGone.
     """
-    detached = False
+    ended = anyio.Event()
     async with asked(vm, "console") as answer:
-        attached()
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals, _raw(0):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_cancel_on, signals, tasks.cancel_scope)
-                tasks.start_soon(_show, answer.sock, answer.rest, tasks.cancel_scope)
-                detached = await _type(answer.sock)
-                if not detached:
-                    await anyio.sleep_forever()  # until the guest has said everything
-                tasks.cancel_scope.cancel()
-    return detached
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+            attached()
+            with _raw(0):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_cancel_on, signals, tasks.cancel_scope)
+                    tasks.start_soon(_show, answer.sock, answer.rest, tasks.cancel_scope, ended)
+                    if not await _type(answer.sock):
+                        await anyio.sleep_forever()  # until the guest has said everything
+                    tasks.cancel_scope.cancel()
+    return not ended.is_set()
 
 
-async def _show(sock: socket.socket, piece: bytes, scope: anyio.CancelScope) -> None:
-    with suppress(ConnectionError):
-        while piece or (piece := await asyncio.get_running_loop().sock_recv(sock, _PIECE)):
-            rest = memoryview(piece)
-            while rest:
-                rest = rest[os.write(1, rest) :]
-            piece = b""
+async def _show(sock: socket.socket, piece: bytes, scope: anyio.CancelScope, ended: anyio.Event) -> None:
+    with suppress(BrokenPipeError):  # whoever read it has left
+        with suppress(ConnectionResetError):
+            while piece or (piece := await asyncio.get_running_loop().sock_recv(sock, _PIECE)):
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[os.write(1, rest) :]
+                piece = b""
+        ended.set()
     scope.cancel()
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from tartlet.errors import TimeIsUp, UserError
+from tartlet.units import human_count
 from tartlet.vm.ended import LastRun, last_run_in
 from tartlet.vm.folder import VmFolder
 
@@ -33,7 +34,7 @@ class NotReadyInTime(TimeIsUp):
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(
-            f'VM "{name}" runs, but its guest agent did not answer within {seconds:g} seconds',
+            f'VM "{name}" runs, but its guest agent did not answer within {human_count(seconds, "second")}',
             f"the VM is left running: look at `tart logs {name} --serial` and `tart doctor {name}`, or give it longer",
         )
 

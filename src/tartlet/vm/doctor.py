@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tartlet.errors import UserError
 from tartlet.host.locks import try_file_lock
 from tartlet.hypervisor import accel, firmware, qemu
-from tartlet.units import human_size
+from tartlet.units import human_count, human_size
 from tartlet.version import PRINTED_VERSION
 from tartlet.vm.ended import Ending, last_run
 from tartlet.vm.folder import VmFolder
@@ -217,7 +217,8 @@ def _vm(vm: VmFolder) -> Iterator[Finding]:
         yield Finding(topic=topic, verdict=Verdict.PROBLEM, text=str(exc), hint=exc.hint)
         return
     state = vm.state()
-    described = f"{state}, {config.os} {config.arch}, {config.cpu_count} CPUs, {human_size(config.memory_size)} memory"
+    processors = human_count(config.cpu_count, "CPU")
+    described = f"{state}, {config.os} {config.arch}, {processors}, {human_size(config.memory_size)} memory"
     yield Finding(topic=topic, verdict=Verdict.OK, text=described)
     run = last_run(vm)
     if state is VmState.RUNNING:

@@ -26,7 +26,7 @@ from tartlet.vm.folder import STATE
 from tartlet.vm.fork_source import fork_options, memory_captured
 from tartlet.vm.live import RunningVm
 from tartlet.vm.manage import SOCKET, BadOrder, Client, obeying
-from tartlet.vm.snapshot import place
+from tartlet.vm.snapshot import FoldersShared, place
 from tartlet.vm.snapshot_names import checked_tag
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,8 @@ async def _input(vm: RunningVm, client: Client) -> None:
 
 async def _snapshot(vm: RunningVm, client: Client) -> None:
     tag = checked_tag(str(client.words.get("tag")))
+    if vm.plan.folders.devices:
+        raise FoldersShared(str(client.words.get("name")))
     with scratch_folder(vm.tmp) as work:
         await captured(vm, work, lambda: state_file.save(vm.monitor, work / STATE, vm.fingerprint))
         await anyio.to_thread.run_sync(place, work, vm.folder, str(client.words.get("name")), tag)

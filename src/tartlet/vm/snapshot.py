@@ -40,6 +40,16 @@ class SnapshotExists(UserError):
         )
 
 
+class FoldersShared(UserError):
+    """A running VM that cannot be saved because of its `--dir`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'VM "{name}" shares a folder with the host, which QEMU cannot save',
+            f"stop it first: tart stop {name}; or run it without --dir, or with :sync",
+        )
+
+
 async def create_snapshot(store: VmStore, name: str, tag: str | None = None) -> Snapshot:
     """Keep the present state of a VM under `tag` (by default the time): its disk, and its memory when it runs.
 

@@ -11,6 +11,7 @@ from typing import cast
 from tartlet.errors import FileTrouble, TimeIsUp, UserError
 from tartlet.host.files import removed
 from tartlet.host.watched import WatchedProcess, watched
+from tartlet.units import human_count
 from tartlet.vm.ended import LastRun, last_run_in
 from tartlet.vm.folder import VmFolder
 from tartlet.vm.store import VmMissing, VmNotRunning
@@ -44,7 +45,7 @@ class StillRunning(TimeIsUp):
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(
-            f'VM "{name}" still runs after {seconds:g} seconds', f"wait again, or end it: tart stop {name}"
+            f'VM "{name}" still runs after {human_count(seconds, "second")}', f"wait again, or end it: tart stop {name}"
         )
 
 

@@ -54,6 +54,19 @@ class BadControlDescriptor(UserError):
         )
 
 
+def ensure_inherited(descriptor: int) -> None:
+    """Refuse a number under which this program was given nothing. Raises BadControlDescriptor.
+
+    To be asked before an event loop starts: the number may afterwards mean one of its own sockets.
+    """
+    try:
+        inherited = os.get_inheritable(descriptor)
+    except OSError as exc:
+        raise BadControlDescriptor(descriptor, "is not open") from exc
+    if not inherited:
+        raise BadControlDescriptor(descriptor, "was not inherited")
+
+
 def adopted(descriptor: int) -> socket.socket:
     """The socket that was inherited under this number; no child inherits it further. Raises BadControlDescriptor."""
     if descriptor <= 2:
