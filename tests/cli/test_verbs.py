@@ -413,7 +413,9 @@ def test_stop_gives_up_the_state_of_a_suspended_vm(home: Path) -> None:
     state = suspend(home, "debian")
     assert tart(home, "stop", "debian") == Called(0, "", "")
     assert not state.exists()
-    assert tart(home, "stop", "debian").code == 2
+    again = tart(home, "stop", "debian")
+    assert (again.code, again.err.splitlines()[0]) == (2, 'VM "debian" is not running')
+    assert "start it" not in again.err
 
 
 def test_stop_then_delete_of_a_vm_left_running(home: Path) -> None:

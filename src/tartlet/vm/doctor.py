@@ -228,7 +228,7 @@ def _vm(vm: VmFolder) -> Iterator[Finding]:
         yield Finding(
             topic=topic,
             verdict=Verdict.NOTE,
-            text=f"the last run {run.said()}",
+            text=f"its last run ended: {run.said()}",
             hint=f"see `tart logs {vm.name} --qemu`",
         )
     if os.path.lexists(vm.path / "control.sock"):

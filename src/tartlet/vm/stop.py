@@ -67,7 +67,7 @@ def stop(vm: VmFolder, timeout: float = DEFAULT_TIMEOUT) -> None:
 
 def _drop_state(vm: VmFolder) -> None:
     if not os.path.lexists(vm.state_path):
-        raise VmNotRunning(vm.name)
+        raise VmNotRunning(vm.name, f"there is nothing to stop; `tart wait {vm.name}` tells how its last run ended")
     try:
         removed(vm.state_path)
     except OSError as exc:

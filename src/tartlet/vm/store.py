@@ -50,8 +50,8 @@ class VmNotRunning(UserError):
 
     exit_code = 2
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f'VM "{name}" is not running', f"start it first: tart run {name}")
+    def __init__(self, name: str, hint: str | None = None) -> None:
+        super().__init__(f'VM "{name}" is not running', hint or f"start it first: tart run {name}")
         self.name = name
 
 
