@@ -57,7 +57,7 @@ async def test_commands_and_their_values() -> None:
         info = await agent.info()
         assert info.version == "7.2.22"
         assert info.enabled("guest-exec")
-        assert not info.enabled("guest-file-open")
+        assert not info.enabled("guest-fstrim")
         status = await agent.ended(await agent.start("sh", ["-c", "cat; echo e >&2; exit 3"], b"\0\xff\n"))
         assert (status.exitcode, status.signal) == (3, None)
         assert (status.out_data, status.err_data) == (b"\0\xff\n", b"e\n")

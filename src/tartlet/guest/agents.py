@@ -77,10 +77,13 @@ class GuestAgents:
             self.vsock.missing = False  # with whoever has gone
 
     async def answers(self) -> Kind:
-        """Return when the one answers that is best for this guest. Raises AgentUnavailable, AgentFailed."""
+        """Return when one answers; ours, where it is installed and on its way. Raises AgentUnavailable, AgentFailed.
+
+        One behind vsock is not waited for beside the QEMU guest agent: to learn that there is none takes seconds.
+        """
         kind = await self.chosen(None)
         if kind is Kind.QEMU:
-            await self._better_one()
+            await self._own_hoped_for()
             kind = await self.chosen(None)
         if kind is Kind.QEMU:
             await self.qemu.agent.ping()
@@ -110,12 +113,17 @@ class GuestAgents:
 
     async def _better_one(self) -> None:
         """Beside the QEMU guest agent: wait for ours where it is installed and on its way, else look for a third."""
+        if not await self._own_hoped_for():
+            await self.vsock.found()
+
+    async def _own_hoped_for(self) -> bool:
+        """Whether ours is installed, if that is of any use to know; after waiting for it while it is on its way."""
         hope = self._hoped_until - anyio.current_time()
         known = self.vsock.present or self.vsock.missing
-        if (hope > 0 or not known) and await self._has_ours():
-            await self.own.wait_ready(max(0.0, hope))
-        else:
-            await self.vsock.found()
+        if (hope <= 0 and known) or not await self._has_ours():
+            return False
+        await self.own.wait_ready(max(0.0, hope))
+        return True
 
     async def _has_ours(self) -> bool:
         try:
