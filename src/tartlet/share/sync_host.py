@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +99,7 @@ class _Bringing:
         self.outcome = Outcome()
         self._guest = {path: known.guest for path, known in plan.known.items()}
         self._torn: set[str] = set(plan.wanted())
-        self._ending = time.strftime(".tart-guest-%Y%m%d-%H%M%S")
+        self._ending = _new_ending({**plan.known, **plan.host})
         self._aside: dict[str, str] = {}
         """Folders of the guest where the host has something else, and where they go."""
 
@@ -176,6 +176,17 @@ class _Bringing:
 
     def _agree(self, path: str, host: Entry | None, guest: Entry | None) -> None:
         self.outcome.agreed.append((path, host, guest))
+
+
+def _new_ending(names: Iterable[str]) -> str:
+    """What is behind the names of the guest's versions; the time, and a number when that is taken."""
+    now = time.strftime(".tart-guest-%Y%m%d-%H%M%S")
+    taken = [name for name in names if now in name]
+    number, ending = 1, now
+    while any(name.endswith(ending) or f"{ending}/" in name for name in taken):
+        number += 1
+        ending = f"{now}-{number}"
+    return ending
 
 
 def write_orders(folder: Path, plan: Plan, outcome: Outcome, out: BinaryIO, *, send: bool) -> None:
