@@ -136,9 +136,10 @@ def test_what_was_there_before_or_was_changed_stays(own_system: OwnSystem) -> No
         (f"{BY_SYSTEMD}; groupadd -r tart; useradd --uid 1600 -g tart tart", SETUP, "the user tart of this host is"),
         ("mount --bind /usr/bin/false /usr/sbin/visudo", SETUP, "visudo failed"),
         ("PATH=/usr/bin:/bin; export PATH", SETUP, "without systemd sudo has to"),
-        ("ip link add tartv0 type veth peer name other", REMOVE, "a VM runs in this host's shared network"),
+        ("ip link add tartv0 type veth peer name other", REMOVE, "VMs run on this host's networks, by tartv0"),
+        ("ip link add tartb0 type veth peer name other", REMOVE, "VMs run on this host's networks, by tartb0"),
     ],
-    ids=["unattended", "unknown", "rights", "removal", "group", "user", "sudoers", "neither", "in-use"],
+    ids=["unattended", "unknown", "rights", "removal", "group", "user", "sudoers", "neither", "in-use", "bridged"],
 )  # fmt: skip
 def test_what_cannot_be_done_changes_nothing(own_system: OwnSystem, before: str, words: str, said: str) -> None:
     script = f"""

@@ -24,8 +24,7 @@ from tartlet.network.shared import links
 from tartlet.network.shared.addresses import MacTaken
 from tartlet.network.shared.inside import Inside
 
-_TAP, _MACVTAP = "tartb%d", "tart0"
-"""Not as the taps of the shared network are called, whose guard drops what no rule of it has seen."""
+_MACVTAP = "tart0"
 
 _IPV6 = Path("/proc/sys/net/ipv6")
 _PATIENCE = 10.0
@@ -75,7 +74,7 @@ def linked(interface: HostInterface, mac: str) -> BridgedLink:
 
 def _port_of(bridge: HostInterface, mac: str) -> BridgedLink:
     """The tap's own address is high and its packets are as long as the bridge's: else the bridge would follow it."""
-    tap = links.open_tap(_TAP)
+    tap = links.open_tap(f"{links.BRIDGED_TAP_PREFIX}%d")
     with ExitStack() as undo:
         undo.callback(os.close, tap.descriptor)
         _without_address(tap.name)

@@ -22,6 +22,7 @@ from tartlet.network.install.setup_accounts import Group, Member, User, entry
 from tartlet.network.install.setup_manifest import MANIFEST, made_before, note_made
 from tartlet.network.install.setup_steps import HOST, Enabled, Step, Written, within
 from tartlet.network.rules.ruleset import TAP_PREFIX
+from tartlet.network.shared.links import BRIDGED_TAP_PREFIX
 from tartlet.network.shared.rights import RightsMissing
 
 _SYSTEMD_RUNS = Path("/run/systemd/system")
@@ -29,11 +30,13 @@ _SYSTEMD_RUNS = Path("/run/systemd/system")
 
 
 class HelperInUse(UserError):
-    """VMs run on the network that is to be removed."""
+    """VMs are on networks of this host, which the helper may hold for them."""
 
-    def __init__(self, count: int) -> None:
-        vms = "a VM runs" if count == 1 else f"{count} VMs run"
-        super().__init__(f"{vms} in this host's shared network", "stop them first; tart network status names yours")
+    def __init__(self, taps: Sequence[str]) -> None:
+        super().__init__(
+            f"VMs run on this host's networks, by {', '.join(taps)}", "stop them first; tart network status names yours"
+        )
+        self.taps = tuple(taps)
 
 
 class NoSuchUser(UserError):
@@ -227,6 +230,6 @@ def _check_user(name: str, root: Path) -> None:
 
 
 def _check_unused() -> None:
-    taps = [name for _, name in socket.if_nameindex() if name.startswith(TAP_PREFIX)]
+    taps = [name for _, name in socket.if_nameindex() if name.startswith((TAP_PREFIX, BRIDGED_TAP_PREFIX))]
     if taps:
-        raise HelperInUse(len(taps))
+        raise HelperInUse(taps)

@@ -24,6 +24,9 @@ TUN = Path("/dev/net/tun")
 OUR_MACS = "02:74:61:72:74:"
 """How the MAC addresses of our bridges begin: locally administered, then `tart` in ASCII."""
 
+BRIDGED_TAP_PREFIX = "tartb"
+"""Not as the taps of the shared network are called, whose guard drops what no rule of it has seen."""
+
 _TUNSETIFF, _TUNSETOWNER = 0x400454CA, 0x400454CC
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _IFREQ = struct.Struct("16sH22x")
