@@ -58,7 +58,7 @@ PUBLIC = {
     },
     "tartlet.network.rules.refusals": {"Refusal"},
     "tartlet.network.install.setup": {"SystemChange", "network_remove", "network_setup"},
-    "tartlet.network.status": {"NetworkedVm", "SharedNetwork", "change_setting", "shared_networks"},
+    "tartlet.network.status": {"NetworkedVm", "SharedNetwork", "change_setting", "reset_setting", "shared_networks"},
     "tartlet.settings": {"Settings"},
     "tartlet.version": {"__version__"},
     "tartlet.vm.bridged": {"BridgedVm", "bridged_vms"},

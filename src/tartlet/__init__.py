@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from tartlet.network.install.setup import SystemChange, network_remove, network_setup
     from tartlet.network.rules.filter_state import FilterState
     from tartlet.network.rules.refusals import Refusal
-    from tartlet.network.status import NetworkedVm, SharedNetwork, change_setting, shared_networks
+    from tartlet.network.status import NetworkedVm, SharedNetwork, change_setting, reset_setting, shared_networks
     from tartlet.settings import Settings
     from tartlet.version import __version__
     from tartlet.vm.bridged import BridgedVm, bridged_vms
@@ -127,7 +127,7 @@ _MODULES = {
     ),
     "network.rules.refusals": ("Refusal",),
     "network.install.setup": ("SystemChange", "network_remove", "network_setup"),
-    "network.status": ("NetworkedVm", "SharedNetwork", "change_setting", "shared_networks"),
+    "network.status": ("NetworkedVm", "SharedNetwork", "change_setting", "reset_setting", "shared_networks"),
     "settings": ("Settings",),
     "version": ("__version__",),
     "vm.bridged": ("BridgedVm", "bridged_vms"),
@@ -271,6 +271,7 @@ __all__ = [
     "reclaim",
     "refusals",
     "request_suspend",
+    "reset_setting",
     "restore_snapshot",
     "running",
     "screenshot",

@@ -21,7 +21,7 @@ from ordinary_user import NOBODY
 from tap_guest import TapGuest
 from tartlet.errors import InvalidArgument
 from tartlet.network.shared import wire
-from tartlet.network.status import change_setting
+from tartlet.network.status import change_setting, reset_setting
 from vm_lab import until
 
 pytestmark = [pytest.mark.needs_root]
@@ -132,6 +132,9 @@ async def test_what_is_the_hosts_to_decide_no_user_sets_for_himself(key: str, va
     with pytest.raises(InvalidArgument, match="of the whole host") as refused:
         await change_setting(key, value)
     assert refused.value.hint == f"sudo tart network set --system {key} {value}"
+    with pytest.raises(InvalidArgument, match="of the whole host") as refused:
+        await reset_setting(key)
+    assert refused.value.hint == f"sudo tart network unset --system {key}"
 
 
 REFUSED = (

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tartlet.errors import InvalidArgument
-from tartlet.network.preferences import KEYS, Preferences, PreferencesBroken, change, file_path, read, shown
+from tartlet.network.preferences import KEYS, Preferences, PreferencesBroken, change, file_path, read, reset, shown
 
 COMMENTED = """# mine
 backend = "passt"  # for now
@@ -118,6 +118,43 @@ def test_what_is_no_setting_is_refused_and_changes_nothing(file: Path, key: str,
         change(key, value, file)
     assert told in str(caught.value)
     assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("backend", "slirp"), ("nat.address", "10.9.7.1"), ("bridged.allow", "br0")]
+)
+def test_a_setting_that_is_reset_has_its_default_and_the_others_stay(file: Path, key: str, value: str) -> None:
+    change("host.mask", "255.255.255.128", file)
+    before = file.read_text()
+    change(key, value, file)
+    reset(key, file)
+    assert read(file) == Preferences(host=IPv4Network("192.168.128.0/25"))
+    assert set(before.splitlines()) <= set(file.read_text().splitlines())
+
+
+def test_resetting_what_was_not_set_makes_no_file(file: Path) -> None:
+    reset("backend", file)
+    assert not file.exists()
+    with pytest.raises(InvalidArgument, match="no setting 'bakcend'"):
+        reset("bakcend", file)
+
+
+def test_a_default_that_does_not_go_with_the_rest_is_refused(file: Path) -> None:
+    change("nat.address", "172.20.0.1", file)
+    change("nat.mask", "255.255.0.0", file)
+    with pytest.raises(InvalidArgument, match=r"its first address, 192\.168\.0\.1") as refused:
+        reset("nat.address", file)
+    assert refused.value.hint == "choose that one, or another nat.mask first"
+    assert read(file).nat == IPv4Network("172.20.0.0/16")
+
+
+@pytest.mark.parametrize("text", ['nat.address = "10.9.7.1"\n', '[bridged]\nallow = [\n"br0",\n]\n'])
+def test_a_setting_that_is_written_in_another_way_is_not_lost_sight_of(file: Path, text: str) -> None:
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(PreferencesBroken, match=r"network\.toml"):
+        reset("nat.address" if "nat" in text else "bridged.allow", file)
+    assert file.read_text() == text
 
 
 @pytest.mark.parametrize("text", ["nat = [", "[nat]\nadress = 1\n", '[dhcp]\nlease_time = "soon"\n', "backend = 7\n"])

@@ -17,7 +17,7 @@ from tap_guest import TapGuest, udp_frame
 from tartlet.network import backend, preferences
 from tartlet.network.attachment import AttachRequest, BackendUnusable, NetworkMode
 from tartlet.network.namespace.userns import Userns
-from tartlet.network.status import NetworkInUse, change_setting, shared_networks
+from tartlet.network.status import NetworkInUse, change_setting, reset_setting, shared_networks
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
 
@@ -96,8 +96,12 @@ async def test_what_stands_is_told_and_settings_wait_until_it_does_not() -> None
         assert [vm.name for vm in host_only.vms] == ["alone"]
         with pytest.raises(NetworkInUse, match="in use by alone, one"):
             await change_setting("nat.address", "172.20.0.1")
+        with pytest.raises(NetworkInUse, match="in use by alone, one"):
+            await reset_setting("nat.address")
     await change_setting("nat.address", "172.20.0.1")
     assert preferences.read().nat == IPv4Network("172.20.0.0/24")
+    await reset_setting("nat.address")
+    assert preferences.read().nat is None
 
 
 async def test_a_chosen_network_that_the_host_reaches_already_is_an_error(inside_private_network: Namespace) -> None:

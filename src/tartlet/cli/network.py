@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tartlet.cli.network_log import log
 from tartlet.cli.network_setup import remove, setup
-from tartlet.cli.network_status import set_, status
+from tartlet.cli.network_status import set_, status, unset
 from tartlet.cli.words import VerbGroup
 
-command = VerbGroup("network", "Look after the network of VMs.", [status, set_, log, setup, remove])
+command = VerbGroup("network", "Look after the network of VMs.", [status, set_, unset, log, setup, remove])

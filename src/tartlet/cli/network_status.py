@@ -1,4 +1,4 @@
-"""`tart network status` and `tart network set`."""
+"""`tart network status`, `tart network set` and `tart network unset`."""
 
 from __future__ import annotations
 
@@ -68,6 +68,18 @@ def set_(*, key: str, value: str, system: bool) -> None:
     from tartlet.network.status import change_setting
 
     anyio.run(partial(change_setting, key, value, system=system))
+
+
+@click.command("unset", cls=Verb)
+@click.argument("key", metavar="<key>", help="Setting, as 'tart network status' names it.")
+@click.option("--system", is_flag=True, help="Of the networks that all users of this host share (backend bridge).")
+def unset(*, key: str, system: bool) -> None:
+    """Give a setting of the network that VMs share its default again, while none runs in it."""
+    import anyio
+
+    from tartlet.network.status import reset_setting
+
+    anyio.run(partial(reset_setting, key, system=system))
 
 
 def _rows(one: SharedNetwork, filters: Mapping[str, FilterState]) -> list[tuple[str, ...]]:

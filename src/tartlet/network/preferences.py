@@ -84,9 +84,32 @@ def change(key: str, value: str, path: Path | None = None) -> None:
     before = read(where)
     written = _checked(key, value)
     _preferences({**{name: str(known) for name, known in _values(where).items()}, key: value})
-    text = _with_line(where.read_text() if where.exists() else "", key, written)
+    text = _with_line(where.read_text() if where.exists() else "", key, f"{key.rpartition('.')[2]} = {written}\n")
     if before == read_text(text, where) and where.exists():
         return
+    _write(where, text)
+
+
+def reset(key: str, path: Path | None = None) -> None:
+    """Take one setting out of the file, so that its default applies; the rest of it stays as it is.
+
+    Raises InvalidArgument (an unknown key, the default does not go with what else is set), PreferencesBroken,
+    FileTrouble.
+    """
+    check_key(key)
+    where = path or file_path()
+    read(where)
+    values = {name: str(known) for name, known in _values(where).items()}
+    if key not in values:
+        return
+    _preferences({name: known for name, known in values.items() if name != key})
+    text = _with_line(where.read_text(), key, "")
+    if key in _parsed(text, where):
+        raise PreferencesBroken(where, f"{key} does not stand in a line of its own")
+    _write(where, text)
+
+
+def _write(where: Path, text: str) -> None:
     made(where.parent)
     try:
         write_whole(where, text.encode())
@@ -178,7 +201,10 @@ def _network(values: Mapping[str, str], kind: str, usual: str) -> IPv4Network | 
     address, _, length = values.get(f"{kind}.address", usual).partition("/")
     network = IPv4Network(f"{address}/{length or values.get(f'{kind}.mask', _MASK)}", strict=False)
     if IPv4Address(address) not in (network[0], network[1]):
-        raise InvalidArgument(f"{kind}.address: the gateway of {network} is its first address, {network[1]}")
+        raise InvalidArgument(
+            f"{kind}.address: the gateway of {network} is its first address, {network[1]}",
+            f"choose that one, or another {kind}.mask first",
+        )
     return network
 
 
@@ -254,7 +280,9 @@ def _name_servers(text: str) -> tuple[IPv4Address, ...] | None:
 
 def _backend(key: str, text: str) -> str:
     if text not in BACKENDS:
-        raise InvalidArgument(f"{key}: '{text}' is none of {', '.join(BACKENDS)}")
+        raise InvalidArgument(
+            f"{key}: '{text}' is none of {', '.join(BACKENDS)}", "tart doctor tells which of them work on this host"
+        )
     return f'"{text}"'
 
 
@@ -280,17 +308,21 @@ KEYS: Mapping[str, Callable[[str, str], str]] = {
 """Each setting and what makes TOML of its value; raises InvalidArgument."""
 
 
-def _checked(key: str, value: str) -> str:
+def check_key(key: str) -> None:
+    """Raises InvalidArgument where there is no such setting."""
     if key not in KEYS:
         raise InvalidArgument(f"there is no setting '{key}'", f"there are {', '.join(KEYS)}")
+
+
+def _checked(key: str, value: str) -> str:
+    check_key(key)
     return KEYS[key](key, value)
 
 
-def _with_line(text: str, key: str, value: str) -> str:
-    """The text with the setting in its table, in place of a former value."""
+def _with_line(text: str, key: str, line: str) -> str:
+    """The text with a setting's line in its table, in place of the former one."""
     table, _, name = key.rpartition(".")
     head, body, tail = _split(text, table)
-    line = f"{name} = {value}\n"
     pattern = re.compile(rf"^{re.escape(name)}\s*=.*\n?", re.MULTILINE)
     body = pattern.sub(lambda _: line, body, count=1) if pattern.search(body) else line + body
     return head + body + tail

@@ -68,13 +68,25 @@ async def change_setting(key: str, value: str, *, system: bool = False) -> None:
     NetworkInUse, PreferencesBroken, FileTrouble, BackendUnusable.
     """
     preferences.check(key, value)
+    await _check_changeable(key, f"set --system {key} {value}", system=system)
+    preferences.change(key, value, preferences.SYSTEM_FILE if system else None)
+
+
+async def reset_setting(key: str, *, system: bool = False) -> None:
+    """Let a setting have its default again. `system`, waiting and errors are as with `change_setting`."""
+    preferences.check_key(key)
+    await _check_changeable(key, f"unset --system {key}", system=system)
+    preferences.reset(key, preferences.SYSTEM_FILE if system else None)
+
+
+async def _check_changeable(key: str, by_root: str, *, system: bool) -> None:
+    """`by_root`: the words after `tart network` by which root does it for the whole host."""
     if system and os.geteuid() != 0:
-        raise RightsMissing(f"set --system {key} {value}")
+        raise RightsMissing(by_root)
     if key in preferences.SYSTEM_ONLY and not system:
-        raise InvalidArgument(f"{key} is a setting of the whole host", f"sudo tart network set --system {key} {value}")
+        raise InvalidArgument(f"{key} is a setting of the whole host", f"sudo tart network {by_root}")
     if key not in preferences.AT_ONCE:
         await _check_unused(system=system)
-    preferences.change(key, value, preferences.SYSTEM_FILE if system else None)
 
 
 async def _check_unused(*, system: bool) -> None:
