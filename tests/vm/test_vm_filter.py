@@ -49,11 +49,12 @@ def test_the_name_that_a_controller_gave_the_policy(suspended: Lab) -> None:
     ):
         theirs.close()
         ours.settimeout(30)
-        params = {"allow": ["10.0.0.0/8"], "block": list[str](), "desiredRevision": "seven"}
+        params = {"allow": ["10.0.0.0/8"], "block": list[str](), "desiredRevision": "se\nven"}
         asked = {"jsonrpc": "2.0", "id": 1, "method": "softnet.policy.set", "params": params}
         ours.sendall(json.dumps(asked).encode() + b"\n")
         assert b"result" in ours.recv(65536)
         state = told(suspended)["Filter"]
-        assert (state["Allow"], state["Revision"]) == (["10.0.0.0/8"], "seven")
+        assert (state["Allow"], state["Revision"]) == (["10.0.0.0/8"], "se\nven")
+        assert suspended.done("network", "status").splitlines()[-1].split()[-3] == r"se\nven"
         suspended.done("stop", "mini")
         run.wait(30)

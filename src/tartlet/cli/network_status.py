@@ -110,8 +110,11 @@ def _bridged(vm: BridgedVm) -> dict[str, object]:
 def _filter_cells(state: FilterState | None) -> tuple[str, ...]:
     if state is None:
         return (_NOTHING,) * 5
+    from tartlet.guest.errors import escaped
+
+    revision = escaped(state.revision or "") or _NOTHING
     lists = [_NOTHING if elements is None else str(len(elements)) for elements in (state.allow, state.block)]
-    return (*lists, state.revision or _NOTHING, str(state.refused), str(state.forged))
+    return (*lists, revision, str(state.refused), str(state.forged))
 
 
 def _kind(one: SharedNetwork) -> str:
