@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from ipaddress import IPv4Address
-from pathlib import Path
 
 import anyio
 
@@ -36,13 +35,12 @@ from tartlet.network.record import NetworkRecord
 from tartlet.network.rules.control import controlled
 from tartlet.network.rules.filter_state import state_of
 from tartlet.network.rules.refusals import recorded
-from tartlet.network.shared import splice
+from tartlet.network.shared import links, splice, wire
 from tartlet.network.shared.keepers import Keeper
 from tartlet.network.shared.splice import connected, listening
 
 log = logging.getLogger(__name__)
 
-_VHOST = Path("/dev/vhost-net")
 _SETUP = "sudo tart network setup"
 _LOCAL = "127.0.0.1"
 _MOVING, _PAUSE = 10.0, 0.1
@@ -106,8 +104,7 @@ class Bridge:
 
 
 def _cable(place: HostPlace) -> Cable:
-    vhost = "on" if os.access(_VHOST, os.R_OK | os.W_OK) else "off"
-    return Cable(netdev=f"tap,fd={place.tap},vhost={vhost}", descriptors=(place.tap, place.lifeline, place.standing))
+    return Cable(netdev=links.netdev(place.tap), descriptors=(place.tap, place.lifeline, place.standing))
 
 
 def _not_installed() -> Lack:
@@ -127,7 +124,7 @@ def _not_startable() -> Lack | None:
     _, option, *words = host_line.sudo_words()
     done = subprocess.run(["sudo", option, "--list", *words], capture_output=True, check=False, timeout=10)
     if done.returncode:
-        return Lack(reason=f"sudo does not let this user start {host_line.PROGRAM} without a password", hint=_SETUP)
+        return Lack(reason=f"sudo does not let this user start {wire.HELPER} without a password", hint=_SETUP)
     return None
 
 

@@ -27,8 +27,6 @@ from tartlet.network.shared.keepers import Keeper, start_apart, taken_in
 from tartlet.network.shared.wire import Hangup
 
 NAME = "bridge"
-PROGRAM = "tart-net-helper"
-_SOCKET = "/run/tartlet/net.sock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,14 +149,14 @@ def on_demand() -> Keeper:
 
 def socket_path() -> Path:
     """Where the installed process listens; the environment variable `TART_NET_SOCKET` names another place."""
-    return Path(os.environ.get("TART_NET_SOCKET") or _SOCKET)
+    return Path(os.environ.get("TART_NET_SOCKET") or wire.INSTALLED)
 
 
 def sudo_words() -> list[str]:
     """The words that start it for an ordinary user. The listening socket is its standard input, which sudo hands on."""
-    beside = Path(sys.executable).with_name(PROGRAM)
-    found = str(beside) if beside.exists() else shutil.which(PROGRAM)
-    return ["sudo", "--non-interactive", found or PROGRAM, "--listen-fd", "0"]
+    beside = Path(sys.executable).with_name(wire.HELPER)
+    found = str(beside) if beside.exists() else shutil.which(wire.HELPER)
+    return ["sudo", "--non-interactive", found or wire.HELPER, "--listen-fd", "0"]
 
 
 def _started(listener: socket.socket) -> IO[bytes]:

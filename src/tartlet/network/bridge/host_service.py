@@ -20,6 +20,7 @@ from tartlet.network.bridge.requests import (
     BridgedCard,
     NotAllowed,
 )
+from tartlet.network.preferences import SYSTEM_FILE
 from tartlet.network.shared.fabric import Fabric
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Service:
             if not any(guest.owner == uid and guest.has_ended() for guest in self._guests):
                 raise NotAllowed(
                     f"user {uid} has {self.quota} VMs in the host's network already, which is the most",
-                    "stop one first; vms_per_user in /etc/tartlet/network.toml is the limit",
+                    f"stop one first; vms_per_user in {SYSTEM_FILE} is the limit",
                 )
             await self.changed.wait()
 

@@ -6,7 +6,6 @@ Addresses are given by whoever gives them there. `tart ip` knows the one the gue
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 from collections.abc import AsyncGenerator
@@ -35,6 +34,7 @@ from tartlet.network.cards import bridged_links, ear, interfaces
 from tartlet.network.cards.bridged_links import BridgedLink
 from tartlet.network.cards.interfaces import HostInterface, InterfaceKind
 from tartlet.network.record import NetworkRecord
+from tartlet.network.shared import links
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,6 @@ _ETHERNET = 1500
 """Bytes of the longest packet that every guest reckons with."""
 
 _OWN_STATUS = Path("/proc/self/status")
-_VHOST = Path("/dev/vhost-net")
 
 
 class BridgingRefused(UserError):
@@ -100,18 +99,18 @@ class Bridged:
         """
         keep = request.keep if request.keep and request.keep.backend == self.name else None
         with ExitStack() as held:
-            links = list[BridgedLink]()
+            ours = list[BridgedLink]()
             for index, name in enumerate(request.interfaces):
                 link = await self._linked(name, card_mac(request.mac, index).lower())
-                links.append(held.enter_context(closing(link)))
+                ours.append(held.enter_context(closing(link)))
             record = NetworkRecord(
                 backend=self.name, address=keep.address if keep else None, interfaces=request.interfaces
             )
             yield Attachment(
-                cables=tuple(_cable(link) for link in links),
+                cables=tuple(_cable(link) for link in ours),
                 record=record,
                 lost=nothing_is_lost,
-                later=partial(_as_heard, links[0], record),
+                later=partial(_as_heard, ours[0], record),
             )
 
     async def _linked(self, name: str, mac: str) -> BridgedLink:
@@ -145,9 +144,8 @@ async def _as_heard(link: BridgedLink, record: NetworkRecord) -> AsyncGenerator[
 
 
 def _cable(link: BridgedLink) -> Cable:
-    vhost = "on" if os.access(_VHOST, os.R_OK | os.W_OK) else "off"
     return Cable(
-        netdev=f"tap,fd={link.cable},vhost={vhost}",
+        netdev=links.netdev(link.cable),
         descriptors=link.descriptors,
         mtu=link.mtu if link.mtu < _ETHERNET else None,
     )

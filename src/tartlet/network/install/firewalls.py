@@ -1,7 +1,8 @@
 """What other firewalls of this host do to VMs in its own network, and the commands that end it.
 
 A packet passes a hook of the kernel only when every chain there lets it pass: what our rules accept, another program's
-chain may still drop.
+chain may still drop. What holds for `tart0`, where VMs with a way out are, holds for `tart1`, where host-only VMs are,
+as far as DHCP goes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tartlet.network.install.host_rules import Chain, HostRules
-
-BRIDGE = "tart0"
-"""Where VMs with a way out are. What holds for it holds for `tart1`, where host-only VMs are, as far as DHCP goes."""
+from tartlet.network.shared.bridges import ROUTED as BRIDGE
 
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 _LEGACY = Path("/proc/net/ip_tables_names")

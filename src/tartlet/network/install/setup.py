@@ -21,9 +21,11 @@ from tartlet.network.install import setup_program
 from tartlet.network.install.setup_accounts import Group, Member, User, entry
 from tartlet.network.install.setup_manifest import MANIFEST, made_before, note_made
 from tartlet.network.install.setup_steps import HOST, Enabled, Step, Written, within
+from tartlet.network.preferences import SYSTEM_FILE
 from tartlet.network.rules.ruleset import TAP_PREFIX
 from tartlet.network.shared.links import BRIDGED_TAP_PREFIX
 from tartlet.network.shared.rights import RightsMissing
+from tartlet.network.shared.wire import INSTALLED
 
 _SYSTEMD_RUNS = Path("/run/systemd/system")
 """sd_booted(3)."""
@@ -140,7 +142,7 @@ def _steps(users: Iterable[str], program: Path, root: Path, *, by_sudo: bool) ->
         accounts.append(User(name=files.ACCOUNT, root=root))
     members = [Member(name=user, group=files.ACCOUNT, root=root) for user in users]
     settings = Written(
-        path=files.SYSTEM_SETTINGS,
+        path=SYSTEM_FILE,
         content=files.system_settings(),
         about="settings for all users, each as a comment that shows its default",
         belongs_to_admin=True,
@@ -172,12 +174,12 @@ def _systemd(program: Path, root: Path) -> list[Step]:
     listening = Written(
         path=files.UNITS / files.SOCKET_UNIT,
         content=files.socket_unit(),
-        about=f"systemd listens on {files.SOCKET} for members of the group {files.ACCOUNT}, and starts it when needed",
+        about=f"systemd listens on {INSTALLED} for members of the group {files.ACCOUNT}, and starts it when needed",
         then=_read_again if root == HOST else None,
         root=root,
     )
     enabled = Enabled(
-        unit=files.SOCKET_UNIT, service=files.SERVICE_UNIT, folder=files.UNITS, socket=files.SOCKET, root=root
+        unit=files.SOCKET_UNIT, service=files.SERVICE_UNIT, folder=files.UNITS, socket=INSTALLED, root=root
     )
     return [service, listening, enabled]
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tartlet.network.shared.wire import INSTALLED
+
 ACCOUNT = "tart"
 """The user as which the helper runs, and the group whose members may use it."""
 
-SOCKET = Path("/run/tartlet/net.sock")
-SYSTEM_SETTINGS = Path("/etc/tartlet/network.toml")
 SOCKET_UNIT, SERVICE_UNIT = "tart-net.socket", "tart-net.service"
 UNITS = Path("/etc/systemd/system")
 SUDOERS = Path("/etc/sudoers.d/tartlet")
@@ -32,7 +32,7 @@ def socket_unit() -> str:
 Description=Network of virtual machines, for members of the group {ACCOUNT}
 
 [Socket]
-ListenSequentialPacket={SOCKET}
+ListenSequentialPacket={INSTALLED}
 SocketGroup={ACCOUNT}
 SocketMode=0660
 DirectoryMode=0755
@@ -73,7 +73,7 @@ ProtectKernelLogs=yes
 ProtectKernelModules=yes
 PrivateTmp=yes
 # Preserved, because the socket is in it, which stays when the helper ends.
-RuntimeDirectory={SOCKET.parent.name}
+RuntimeDirectory={INSTALLED.parent.name}
 RuntimeDirectoryMode=0755
 RuntimeDirectoryPreserve=yes
 DevicePolicy=closed

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from tartlet.errors import ToolFailed, UserError
 from tartlet.host.process import run
-
-PROGRAM = "tart-net-helper"
+from tartlet.network.shared.wire import HELPER
 
 _HOMES = tuple(Path(place) for place in ("/home", "/root", "/run/user"))
 """What `ProtectHome=` hides (systemd.exec(5))."""
@@ -40,7 +39,7 @@ class ProgramUnfit(UserError):
 
 def installed() -> Path:
     """The program beside this interpreter. Raises UserError."""
-    program = Path(sys.executable).with_name(PROGRAM)
+    program = Path(sys.executable).with_name(HELPER)
     if not program.exists():
         raise UserError(f"{program} is missing", "it is a part of this program: install Tartlet again")
     return program

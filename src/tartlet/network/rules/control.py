@@ -174,9 +174,8 @@ class _Channel:
             "block": [str(target) for target in policy.block],
             "ruleCount": len({(str(place).removesuffix("/32"), ports, way) for place, ports, way in every}),
         }
-        if (
-            self._filter.revision is not None
-        ):  # who speaks the channel's first version, with revisions, gets its members
+        # Who speaks the channel's first version, with revisions, gets its members.
+        if self._filter.revision is not None:
             state |= {"desiredRevision": self._filter.revision, "bridgeIsolation": policy.isolated}
         return state
 

@@ -21,6 +21,7 @@ from typing import Any
 from tartlet.errors import ToolFailed, ToolMissing
 
 TUN = Path("/dev/net/tun")
+_VHOST = Path("/dev/vhost-net")
 OUR_MACS = "02:74:61:72:74:"
 """How the MAC addresses of our bridges begin: locally administered, then `tart` in ASCII."""
 
@@ -60,6 +61,12 @@ def open_tap(name: str) -> Tap:
         os.close(descriptor)
         raise
     return Tap(name=given.rstrip(b"\0").decode(), descriptor=descriptor)
+
+
+def netdev(descriptor: int) -> str:
+    """QEMU's words for a tap; the kernel carries the packets between tap and guest where this user may have that."""
+    vhost = "on" if os.access(_VHOST, os.R_OK | os.W_OK) else "off"
+    return f"tap,fd={descriptor},vhost={vhost}"
 
 
 def make_bridge(name: str, address: IPv4Interface) -> int:

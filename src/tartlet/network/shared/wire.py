@@ -11,10 +11,17 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 VERSION = 2
 """Of the messages. Programs of different versions do not share a network."""
+
+INSTALLED = Path("/run/tartlet/net.sock")
+"""Where the process for this host's network listens that an administrator installed (`tart network setup`)."""
+
+HELPER = "tart-net-helper"
+"""The program of that process."""
 
 _LARGEST = 1 << 17
 _AT_ONCE = 128
