@@ -17,8 +17,8 @@ import host_agents
 from guest_channels import heard
 from host_agents import agent_process, agents_served
 from tartlet.guest.channel import connect
-from tartlet.share import tree
 from tartlet.share.arguments import Synced
+from tartlet.vm import sync
 from tartlet.vm.folder_sync import FolderSync, NothingToSync
 
 pytestmark = [
@@ -55,7 +55,7 @@ async def begun(place: Path) -> AsyncGenerator[Run]:
 
 @pytest.fixture(autouse=True)
 def states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "STATES", str(tmp_path / "states"))
+    monkeypatch.setattr(sync, "STATES", str(tmp_path / "states"))
 
 
 async def test_a_guest_that_stops_by_itself_brings_its_changes(tmp_path: Path) -> None:

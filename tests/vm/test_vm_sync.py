@@ -20,12 +20,12 @@ from host_agents import agent_process, agents_served
 from machines import MAC
 from scripted_qga import scripted_qga
 from tartlet.errors import FileTrouble
-from tartlet.share import tree
 from tartlet.share.arguments import Synced
 from tartlet.share.sync_host import Outcome, SyncFailed, bring
 from tartlet.share.sync_host import told as sync_told
 from tartlet.share.sync_plan import Known, planned
-from tartlet.share.tree import Entry
+from tartlet.share.tree import Entry, Refused
+from tartlet.vm import sync
 from tartlet.vm.sync import synchronised
 
 pytestmark = [
@@ -55,7 +55,7 @@ class Pair:
 
 @pytest.fixture(params=["tart", "qemu"])
 async def pair(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Pair]:
-    monkeypatch.setattr(tree, "STATES", str(tmp_path / "states"))
+    monkeypatch.setattr(sync, "STATES", str(tmp_path / "states"))
     for name in ("vm", "host"):
         (tmp_path / name).mkdir()
     guest = tmp_path / "guest"
@@ -325,7 +325,7 @@ def test_what_a_hostile_guest_sends_is_refused(tmp_path: Path, line: bytes) -> N
 @pytest.mark.parametrize("path", ["", ".", "..", "a/../b", "a//b", "/a", "a\0b", "\ud800", ".tart-sync.x/a", "a/"])
 def test_a_path_that_leads_elsewhere_is_refused(path: str) -> None:
     line = json.dumps([path, None, None, ["f", 420, 1, 1, 1, 1, ""]]).encode()
-    with pytest.raises(tree.Refused):
+    with pytest.raises(Refused):
         sync_told(io.BytesIO(b"null\n" + line + b"\n[]\n"))
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from tartlet.errors import FileTrouble, UserError
-from tartlet.share import tree
+from tartlet.share import tree, tree_lines
+from tartlet.share.stage import Stage, staging
 from tartlet.share.sync_plan import NOTHING, Known, Plan, Step
-from tartlet.share.tree import Entry, Refused, Stage
+from tartlet.share.tree import Entry, Refused
 
 _MOST_PATHS = 5_000_000
 
@@ -67,13 +68,13 @@ def scanned(folder: Path) -> dict[str, Entry]:
 
 def told(stream: BinaryIO) -> tuple[str | None, dict[str, Known]]:
     """What the guest tells of its copy: the host's folder it was made of, and each path. Raises Refused."""
-    folder = cast("str | None", tree.read_line(stream))
+    folder = cast("str | None", tree_lines.read_line(stream))
     known: dict[str, Known] = {}
-    for line in tree.read_lines(stream):
+    for line in tree_lines.read_lines(stream):
         if len(line) != 4 or len(known) >= _MOST_PATHS:
             raise Refused("what the guest says cannot be read")
         tree.parted(str(line[0]))
-        host, agreed, now = map(tree.entry_from, line[1:])
+        host, agreed, now = map(tree_lines.entry_from, line[1:])
         known[str(line[0])] = Known(agreed_host=host, agreed_guest=agreed, guest=now)
     return folder, known
 
@@ -83,7 +84,7 @@ def bring(folder: Path, plan: Plan, stream: BinaryIO | None) -> Outcome:
 
     Raises FileTrouble and SyncFailed: then nothing has changed, or what has is whole.
     """
-    with opened(folder) as top, tree.staging(top) as stage:
+    with opened(folder) as top, staging(top) as stage:
         bringing = _Bringing(stage, plan)
         if stream is not None:
             bringing.take(stream)
@@ -105,13 +106,13 @@ class _Bringing:
 
     def take(self, stream: BinaryIO) -> None:
         wanted = set(self._torn)
-        for line in tree.read_lines(stream):
-            path, entry = str(line[0]), tree.entry_from(line[-1])
+        for line in tree_lines.read_lines(stream):
+            path, entry = str(line[0]), tree_lines.entry_from(line[-1])
             if path not in wanted or entry is None or entry.kind != "f":
                 raise Refused("the guest sends what it was not asked for")
             wanted.remove(path)
             self._stage.take(path, entry, stream)
-            if tree.read_line(stream) is True:
+            if tree_lines.read_line(stream) is True:
                 self._torn.discard(path)
                 self._guest[path] = entry
 
@@ -197,12 +198,12 @@ def write_orders(folder: Path, plan: Plan, outcome: Outcome, out: BinaryIO, *, s
     guest = {path: entry for path, _, entry in outcome.agreed}
     with opened(folder) as top:
         for path, host, entry in outcome.agreed:
-            tree.write_line(out, ["agree", path, host, entry])
+            tree_lines.write_line(out, ["agree", path, host, entry])
         if send:
             for path in [*plan.paths(Step.SEND), *(path for path, _ in outcome.conflicts)]:
                 expected = guest.get(path, plan.known.get(path, NOTHING).guest)
                 outcome.sent += _order(top, path, expected, plan, outcome, out)
-        tree.write_line(out, tree.END)
+        tree_lines.write_line(out, tree_lines.END)
         out.flush()
 
 
@@ -210,11 +211,11 @@ def _order(top: int, path: str, expected: Entry | None, plan: Plan, outcome: Out
     host = plan.host.get(path)
     try:
         if host is None:
-            tree.write_line(out, ["agree", path, None, None] if expected is None else ["delete", path, expected])
+            tree_lines.write_line(out, ["agree", path, None, None] if expected is None else ["delete", path, expected])
         elif host.kind == "f":
-            tree.write_file(top, path, out, ["put", path, expected])
+            tree_lines.write_file(top, path, out, ["put", path, expected])
         else:
-            tree.write_line(out, ["put", path, expected, host])
+            tree_lines.write_line(out, ["put", path, expected, host])
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         outcome.left.append(path)
         return False

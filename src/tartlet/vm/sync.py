@@ -16,10 +16,13 @@ from tartlet.guest.channel import GuestChannel, Writer, connect
 from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentFailed, escaped
 from tartlet.host.pipes import drained, joined, pouring, raise_first
-from tartlet.share import sync_host, tree
+from tartlet.share import sync_host
 from tartlet.share.arguments import Synced
 from tartlet.share.sync_host import Outcome, SyncFailed
 from tartlet.share.sync_plan import Known, Plan, Step, planned
+from tartlet.share.sync_program import STATES, sync_program
+from tartlet.share.tree import Entry, Refused
+from tartlet.share.tree_lines import read_line, write_line
 
 _LARGEST_ANSWER = 1 << 30
 _LONGEST_COMPLAINT = 2000
@@ -46,7 +49,7 @@ class _Round:
     def __init__(self, channel: GuestChannel, folder: Synced) -> None:
         self._channel, self._folder = channel, folder
 
-    async def looked(self, host: dict[str, tree.Entry]) -> Plan:
+    async def looked(self, host: dict[str, Entry]) -> Plan:
         """What there is to do. Raises SyncFailed for a copy that holds somebody else's changes."""
         said = io.BytesIO()
 
@@ -59,7 +62,7 @@ class _Round:
         said.seek(0)
         try:
             made_of, known = await anyio.to_thread.run_sync(sync_host.told, said)
-        except tree.Refused as exc:
+        except Refused as exc:
             raise SyncFailed(f"{self._folder.path} was not synchronised: {exc}") from exc
         plan = planned(host, known, read_only=self._folder.read_only)
         self._check_origin(made_of, known, plan)
@@ -120,13 +123,13 @@ class _Round:
             partial(self._run, "obey", self._folder.path, stdin=drained(reading), stdout=keep), give, reading
         )
         raise_first(told, ran)
-        missed = tree.read_line(io.BytesIO(bytes(said)))
+        missed = read_line(io.BytesIO(bytes(said)))
         outcome.left.extend(str(path) for path in missed or () if path not in outcome.left)
         outcome.sent = max(0, outcome.sent - len(missed or ()))
 
     async def _run(self, what: str, *more: str, stdin: AsyncIterable[bytes] | None = None, stdout: Writer) -> None:
         """The guest's side of it, as root. Raises SyncFailed, AgentUnavailable, AgentFailed."""
-        args = ("-I", "-S", "-X", "utf8", "-c", tree.source(), tree.STATES, self._folder.guest_path, what, *more)
+        args = ("-I", "-S", "-X", "utf8", "-c", sync_program(), STATES, self._folder.guest_path, what, *more)
         command = Command(name="python3", args=args, user="root", interactive=stdin is not None, bulky=True)
         complaint = bytearray()
 
@@ -147,5 +150,5 @@ class _Round:
 async def _lines(paths: Sequence[str]) -> AsyncGenerator[bytes]:
     written = io.BytesIO()
     for path in paths:
-        tree.write_line(written, path)
+        write_line(written, path)
     yield written.getvalue()
