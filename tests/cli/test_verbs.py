@@ -533,7 +533,32 @@ def test_a_verb_of_verbs_shows_its_help_and_knows_its_own(home: Path) -> None:
     assert alone == tart(home, "network", "--help") == tart(home, "help", "network")
     assert "\n  log " in alone.out.partition("\nSUBCOMMANDS:\n")[2]
     assert tart(home, "help", "network", "log") == tart(home, "network", "log", "--help")
-    assert tart(home, "network", "nope").code == 64
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("lst",), "Error: there is no subcommand 'lst'\nHelp:  did you mean list?\nUsage: tart <subcommand>\n"),
+        (("network", "nope"), "Error: there is no subcommand 'nope'\nUsage: tart network <subcommand>\n"),
+        (("snapshot", "creat"), "Error: there is no subcommand 'creat'\nHelp:  did you mean create?\n"),
+        (("help", "snapshot", "creat"), "Error: there is no subcommand 'creat'\nHelp:  did you mean create?\n"),
+        (("help", "pull", "it"), "Error: tart pull has no subcommands\n"),
+        (
+            ("port-forward", "debian", "80", "80"),
+            "Error: port 80 of this machine can lead to one port of the guest only",
+        ),
+    ],
+)
+def test_words_that_lead_nowhere(home: Path, words: tuple[str, ...], said: str) -> None:
+    called = tart(home, *words)
+    assert (called.code, called.out) == (64, "")
+    assert called.err.startswith(said)
+
+
+def test_what_cannot_be_exported_is_told_before_it_begins(home: Path, tmp_path: Path) -> None:
+    called = tart(home, "export", "nope", str(tmp_path / "x.tvm"))
+    assert (called.code, called.out) == (2, "")
+    assert not (tmp_path / "x.tvm").exists()
 
 
 # Refusals: each names the thing, has the right exit code, and changes nothing

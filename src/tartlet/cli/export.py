@@ -27,8 +27,7 @@ def command(app: App, name: str, path: str | None) -> None:
     target = Path(path) if path is not None else Path(f"{name}.tvm")
     if path is None and target.exists() and not _confirmed(target):
         return
-    click.echo("exporting...")
-    if export(store, name, target).was_running:
+    if export(store, name, target, lambda: click.echo("exporting...")).was_running:
         click.echo(f'VM "{name}" is running: the archive holds what a power cut would leave', err=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tartlet.cli.candidates import verbs
-from tartlet.cli.words import Verb, help_screen
+from tartlet.cli.words import NoSuchVerb, Verb, help_screen
 
 
 @click.command("help", cls=Verb)
@@ -17,9 +17,11 @@ def command(ctx: click.Context, subcommands: tuple[str, ...]) -> None:
     shown: click.Command = top.command
     where = top
     for name in subcommands:
-        found = shown.get_command(where, name) if isinstance(shown, click.Group) else None
+        if not isinstance(shown, click.Group):
+            ctx.fail(f"{where.command_path} has no subcommands")
+        found = shown.get_command(where, name)
         if found is None:
-            ctx.fail(f"there is no subcommand '{' '.join(subcommands)}'")
+            raise NoSuchVerb(name, shown, where)
         where = click.Context(found, parent=where, info_name=name, **found.context_settings)
         shown = found
     click.echo(help_screen(shown, where))

@@ -37,6 +37,7 @@ def command(app: App, name: str, ports: tuple[str, ...], *, address: str) -> Non
     It needs Tartlet's own agent inside the VM, and no network. It ends with Ctrl+C or with the VM.
     """
     pairs = [_pair(word) for word in ports]
+    _refuse_twice([local for local, _ in pairs if local])
     vm = app.store.open(name)
     if vm.state() is not VmState.RUNNING:
         raise VmNotRunning(name)
@@ -54,11 +55,13 @@ async def _forward(vm: VmFolder, address: str, pairs: list[tuple[int, int]]) -> 
         click.echo(text, err=True)
 
     async with AsyncExitStack() as held:
+        lines: list[str] = []
         for local, remote in pairs:
             made = await held.enter_async_context(
                 forwarded(vm.path, remote, address=address, local_port=local, note=note)
             )
-            click.echo(f"{address}:{made} -> {vm.name}:{remote}")
+            lines.append(f"{address}:{made} -> {vm.name}:{remote}")
+        click.echo("\n".join(lines))  # all of them can be had
         process = held.enter_context(watched(vm.supervisor))
         if process is not None:
             await process.ended()
@@ -69,6 +72,14 @@ def _pair(word: str) -> tuple[int, int]:
     """Local and remote port."""
     local, colon, remote = word.rpartition(":")
     return _port(local, word, least=0) if colon else _port(remote, word), _port(remote, word)
+
+
+def _refuse_twice(ports: list[int]) -> None:
+    for port in ports:
+        if ports.count(port) > 1:
+            raise InvalidArgument(
+                f"port {port} of this machine can lead to one port of the guest only", "write 0:80 for any free port"
+            )
 
 
 def _port(digits: str, word: str, *, least: int = 1) -> int:

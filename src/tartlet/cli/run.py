@@ -32,7 +32,7 @@ def _flag(name: str, text: str, *, hidden: bool = False) -> Callable[[_Function]
 
 def _interfaces_listed(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:  # noqa: ARG001
     """Print the interfaces and end where they are asked for; no VM has to be named then."""
-    if "list" in given:
+    if "list" in given and not ctx.resilient_parsing:
         from tartlet.network.cards.interfaces import usable
 
         for interface in usable():

@@ -44,5 +44,6 @@ def command(app: App, name: str, path: str | None) -> None:
     try:
         target.write_bytes(picture)
     except OSError as exc:
-        raise FileTrouble("cannot write the picture", target, exc) from exc
+        hint = "name a file in a folder that is there and that you may write to"
+        raise FileTrouble("cannot write the picture", target, exc, hint) from exc
     click.echo(target)

@@ -26,6 +26,17 @@ class RuleBroken(click.UsageError):
         self.hint = cause.hint
 
 
+class NoSuchVerb(click.UsageError):
+    """A word that is none of the verbs that may stand there; the hint names the one that looks like it."""
+
+    def __init__(self, word: str, group: click.Group, ctx: click.Context) -> None:
+        super().__init__(f"there is no subcommand '{word}'", ctx)
+        from difflib import get_close_matches
+
+        alike = get_close_matches(word, group.list_commands(ctx), n=1)
+        self.hint = f"did you mean {alike[0]}?" if alike else None
+
+
 class Verb(click.Command):
     """A command with the original's argument rules. A rule that its function finds broken is wrong usage too."""
 
@@ -76,6 +87,15 @@ class VerbGroup(click.Group):
         if not ctx.resilient_parsing:
             answer_standing_options(self, ctx, args)
         return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb that the first word names. Raises NoSuchVerb."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as exc:
+            raise NoSuchVerb(args[0], self, ctx) from exc
 
     def overviews(self) -> Iterable[tuple[str, str]]:
         """Each verb and its line."""

@@ -63,7 +63,8 @@ async def copy_from(channel: GuestChannel, source: str, target: Path, *, user: s
     """
     kind = await _looked_at(channel, source, user)
     if kind not in ("file", "folder"):
-        raise CopyFailed(f'there is no "{escaped(source)}" in the guest')
+        hint = "look with: tart exec NAME ls; what is not below / is told from the user's home"
+        raise CopyFailed(f'there is no "{escaped(source)}" in the guest', hint)
     folder, name = _split(source)
     into, as_name = _place_here(name, target)
     reading, writing = os.pipe()
@@ -85,12 +86,12 @@ async def copy_from(channel: GuestChannel, source: str, target: Path, *, user: s
 def _place_inside(source: Path, target: str, kind: str) -> tuple[str, str]:
     """The guest's folder to copy `source` into, and the name there."""
     if not os.path.lexists(source):
-        raise CopyFailed(f'there is no "{source}" on this host')
+        raise CopyFailed(f'there is no "{source}" on this host', "check its name; the guest's paths are NAME:PATH")
     if kind == "folder":
         return target or ".", "." if source.name in ("", "..") else source.name
     folder, name = _split(target)
     if source.is_dir() and kind == "file":
-        raise CopyFailed(f"{target} in the guest is a file, and {source} is a folder")
+        raise CopyFailed(f"{target} in the guest is a file, and {source} is a folder", "name a folder")
     if kind == "nowhere" or (target.endswith("/") and not source.is_dir()):
         missing = target if kind == "nothing" else folder
         raise CopyFailed(f"there is no folder {missing} in the guest", "make it first: tart exec NAME mkdir -p …")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,14 +40,16 @@ class Exported:
     """The archive holds what a power cut would leave."""
 
 
-def export(store: VmStore, name: str, target: Path) -> Exported:
+def export(store: VmStore, name: str, target: Path, begun: Callable[[], None] = lambda: None) -> Exported:
     """Write the VM or cached image `name` to the file `target`, an Apple Archive, replacing it when it is complete.
 
     Disks are flat in it, whatever they stand on here. A VM that does not run cannot be started meanwhile; of one that
-    runs, the archive holds what a power cut would leave. A suspended VM keeps its saved machine. Raises VmMissing,
-    VmIncomplete, StackedVm, ImageMissing, StackedImage, BadConfig, UnreadableDisk, TornCopy, NoSpace, FileTrouble.
+    runs, the archive holds what a power cut would leave. A suspended VM keeps its saved machine. `begun` is called when
+    the VM has been found. Raises VmMissing, VmIncomplete, StackedVm, ImageMissing, StackedImage, BadConfig,
+    UnreadableDisk, TornCopy, NoSpace, FileTrouble.
     """
     with _of_image(store, name) if looks_remote(name) else _of_vm(store, name) as exported:
+        begun()
         try:
             with whole_file(target) as file:
                 write_archive(file.write, exported.files)
