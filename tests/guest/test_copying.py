@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import anyio
 import pytest
 
-from guest_channels import served
 from host_agents import agent_process, agents_served
-from machines import MAC
-from scripted_qga import scripted_qga
 from tartlet.errors import FileTrouble
 from tartlet.guest.channel import GuestChannel, connect
 from tartlet.guest.copying import CopyFailed, copy_from, copy_into
 from tartlet.guest.errors import AgentUnavailable
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=["tart", "qemu"])
-async def channel(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[GuestChannel]:
-    vm = tmp_path / "vm"
-    vm.mkdir()
-    if request.param == "tart":
-        with agent_process() as (port, _):
-            async with agents_served(vm, port), connect(vm, patience=10) as channel:
-                yield channel
-    else:
-        with scripted_qga() as (port, _):
-            async with served(vm, port, MAC), connect(vm, patience=10) as channel:
-                yield channel
 
 
 @pytest.fixture

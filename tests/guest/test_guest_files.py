@@ -26,20 +26,6 @@ from tartlet.guest.path_errors import GuestPathForbidden, GuestPathIsFolder, Gue
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["tart", "qemu"])
-async def channel(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[GuestChannel]:
-    vm = tmp_path / "vm"
-    vm.mkdir()
-    if request.param == "tart":
-        with agent_process() as (port, _):
-            async with agents_served(vm, port), connect(vm, patience=10) as channel:
-                yield channel
-    else:
-        with scripted_qga() as (port, _):
-            async with served(vm, port, MAC), connect(vm, patience=10) as channel:
-                yield channel
-
-
 @pytest.fixture
 def inside(tmp_path: Path) -> Path:
     folder = tmp_path / "inside"
