@@ -74,9 +74,8 @@ def _spares(entry: str, url: URL) -> bool:
     """Whether an entry of `no_proxy` is for an address: a name and those below it, an IP address or network, a port."""
     host, port = url.host or "", str(url.port)
     name, _, only_port = entry.rpartition(":")
-    if not only_port.isdecimal() or (
-        ":" in name and not name.endswith("]")
-    ):  # no port, but an IPv6 address may be there
+    is_bare_ipv6 = ":" in name and not name.endswith("]")
+    if is_bare_ipv6 or not only_port.isdecimal():
         name, only_port = entry, port
     name = name.strip("[]").removeprefix("*").lstrip(".").lower()
     return only_port == port and (not name or host == name or host.endswith(f".{name}") or _is_within(host, name))
