@@ -118,6 +118,7 @@ async def test_what_cannot_be_started_is_told(guest: Guest, tmp_path: Path, name
     with pytest.raises(AgentFailed) as caught:
         await told(guest, tmp_path, name)
     assert str(caught.value).startswith(text)
+    assert ("whole path" in (caught.value.hint or "")) == ("not found" in text)
 
 
 async def test_variables_and_folder(guest: Guest, tmp_path: Path) -> None:
@@ -139,8 +140,9 @@ async def test_variables_and_folder(guest: Guest, tmp_path: Path) -> None:
 async def test_what_no_program_can_be_given_is_refused(
     guest: Guest, tmp_path: Path, command: Command, text: str
 ) -> None:
-    with pytest.raises(AgentFailed, match=text):
+    with pytest.raises(AgentFailed, match=text) as caught:
         await asked(guest, tmp_path, command)
+    assert ("--workdir" in (caught.value.hint or "")) == bool(command.workdir)
 
 
 @pytest.mark.parametrize("command", [Command(name="true", tty=True), Command(name="true", detach=True)])

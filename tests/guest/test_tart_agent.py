@@ -169,8 +169,9 @@ async def test_variables_and_folder(channel: GuestChannel) -> None:
 
 
 async def test_a_folder_that_is_not_there_is_told(channel: GuestChannel) -> None:
-    with pytest.raises(AgentFailed, match="cannot enter the folder /no/such"):
+    with pytest.raises(AgentFailed, match="cannot enter the folder /no/such") as caught:
         await heard(channel, command=Command(name="true", workdir="/no/such"))
+    assert "a folder of the guest" in (caught.value.hint or "")
 
 
 async def test_nothing_of_the_agent_leaks_into_a_command(channel: GuestChannel) -> None:
@@ -185,8 +186,9 @@ async def test_nothing_of_the_agent_leaks_into_a_command(channel: GuestChannel) 
 async def test_commands_run_as_whom_the_host_says(channel: GuestChannel) -> None:
     said = await heard(channel, command=Command(name="sh", args=("-c", "id -un; id -Gn; echo $HOME"), user="daemon"))
     assert said.out.split() == [b"daemon", b"daemon", b"/usr/sbin"]
-    with pytest.raises(AgentFailed, match="the guest has no user nobody-knows"):
+    with pytest.raises(AgentFailed, match="the guest has no user nobody-knows") as caught:
         await heard(channel, command=Command(name="true", user="nobody-knows"))
+    assert "/etc/passwd" in (caught.value.hint or "")
 
 
 async def test_a_terminal_is_a_real_one(channel: GuestChannel) -> None:

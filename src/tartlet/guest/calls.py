@@ -13,7 +13,7 @@ from grpclib.client import Stream
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
-from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable, escaped
+from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable, escaped, refused
 
 OVER = (StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError)
 """What sending into a stream raises that the other side has ended."""
@@ -33,6 +33,7 @@ async def received(stream: Stream[Any, T]) -> T | None:
     """The next message; None at the end. Raises AgentFailed for what is none, and what `translated` turns into ours."""
     try:
         return await stream.recv_message()
+    # grpclib 0.4 raises the first for a message that is cut short, the second for a compressed one.
     except (AssertionError, NotImplementedError, google.protobuf.message.DecodeError) as exc:
         raise AgentFailed(f"the guest agent sent something that is no message: {exc}") from exc
 
@@ -65,7 +66,7 @@ def _ours(error: Exception) -> Exception | None:
         text = escaped(error.message or error.status.name)
         if error.status is Status.UNAVAILABLE:
             return AgentUnavailable(text)
-        return AgentCannot(text) if error.status is Status.UNIMPLEMENTED else AgentFailed(text)
+        return AgentCannot(text) if error.status is Status.UNIMPLEMENTED else refused(text)
     if isinstance(error, _FOREIGN):
         return AgentUnavailable(f"the connection to the guest agent was lost: {escaped(str(error))}")
     return None

@@ -7,6 +7,14 @@ from tartlet.errors import UserError
 _LONGEST_QUOTE = 1000
 """Characters of a guest's error text that are shown."""
 
+_HINTS = {
+    "cannot enter the folder ": "--workdir takes a folder of the guest that the command's user may enter; "
+    "without a / at its begin it is told from that user's home",
+    "the guest has no user ": "`tart exec NAME cut -d: -f1 /etc/passwd` lists the users that it has",
+    ": not found in /": "give the program's whole path, or install it in the guest",
+}
+"""By what agents say of a command that cannot start (see `tart_agent` and `login`): what to do about it."""
+
 
 class AgentUnavailable(UserError):
     """Nobody in the guest answers: the guest still boots, its agent is missing or stopped, or the VM has ended."""
@@ -23,6 +31,11 @@ class AgentFailed(UserError):
 
     def __init__(self, text: str, hint: str | None = None) -> None:
         super().__init__(escaped(text) or "the guest agent gave no reason", hint)
+
+
+def refused(text: str) -> AgentFailed:
+    """The error for an agent's reason, with a hint where there is one."""
+    return AgentFailed(text, next((hint for phrase, hint in _HINTS.items() if phrase in text), None))
 
 
 class AgentCannot(AgentFailed):

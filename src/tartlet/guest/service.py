@@ -212,11 +212,11 @@ def _status(error: UserError) -> Exception:
     if isinstance(error, AgentCannot):
         return GRPCError(Status.UNIMPLEMENTED, _with_hint(error))
     if isinstance(error, AgentFailed):
-        return GRPCError(Status.UNKNOWN, _with_hint(error))
+        return GRPCError(Status.UNKNOWN, str(error))
     return error
 
 
-def _with_hint(error: AgentFailed) -> str:
+def _with_hint(error: AgentCannot) -> str:
     return f"{error}; {error.hint}" if error.hint else str(error)
 
 
