@@ -115,6 +115,19 @@ def test_a_fork_that_cannot_start_leaves_nothing_and_stops_no_other(suspended: L
     assert os.listdir(suspended.home / "tmp") == []
 
 
+def test_where_no_agent_is_none_is_waited_for(suspended: Lab) -> None:
+    last = "p=$(pidof qemu-ga); kill -9 $(grep PPid /proc/$p/status | cut -f 2) $p"
+    with leaving_nobody(), suspended.running():
+        try:
+            root(suspended, f"(sleep 1; {last}) > /dev/null 2>&1 < /dev/null &")
+            until(lambda: suspended.tart("ip", "mini", "--resolver", "agent").code != 0, "the end of its agent")
+            assert suspended.done("fork", "mini", "one") == "one\n"
+            said = suspended.vm("one").run_log_path.read_text()
+            assert "not told that it is another machine: no guest agent answers" in said, "not: in time"
+        finally:
+            suspended.end("one")
+
+
 def test_a_fork_that_is_interrupted_is_a_running_vm_or_none(suspended: Lab) -> None:
     vms = suspended.home / "vms"
     with leaving_nobody(), suspended.running():

@@ -76,6 +76,14 @@ class GuestAgents:
             agent.port_closed()
             self.vsock.missing = False  # with whoever has gone
 
+    async def in_sight(self, patience: float) -> bool:
+        """Whether one may answer: behind vsock, or at a port that is open; waits up to `patience` seconds for that."""
+        if self.vsock.possible:
+            return True
+        with anyio.move_on_after(patience):
+            await _first_of(self.own.wait_open, self._qemu_open)
+        return self.own.is_open or self.qemu.agent.is_open
+
     async def answers(self) -> Kind:
         """Return when one answers; ours, where it is installed and on its way. Raises AgentUnavailable, AgentFailed.
 
@@ -212,9 +220,12 @@ class GuestAgents:
             await anyio.sleep_forever()
         await self.vsock.ready()
 
+    async def _qemu_open(self) -> None:
+        await self.qemu.agent.wait_open(None)
+
     async def _qemu_ready(self) -> None:
         """The QEMU guest agent is up, and ours is not already there waiting for its session."""
-        await self.qemu.agent.wait_open(None)
+        await self._qemu_open()
         if self.own.is_open:
             await self.own.wait_ready(_OWN_HANDSHAKE)
 

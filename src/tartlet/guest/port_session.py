@@ -103,6 +103,11 @@ class TartAgent:
         self._end_session("the guest agent has gone away")
         self._tell()
 
+    async def wait_open(self) -> None:
+        """Return when the guest has its end of the port open."""
+        while not self._open:
+            await self._changed.wait()
+
     async def wait_ready(self, patience: float | None) -> bool:
         """Wait up to `patience` seconds (None: for ever) for a session; whether there is one."""
         with anyio.move_on_after(patience):
@@ -152,8 +157,7 @@ class TartAgent:
         """Keep a session while the port is open; returns when QEMU has closed it."""
         pause = _PAUSE
         while True:
-            while not self._open:
-                await self._changed.wait()
+            await self.wait_open()
             begun = anyio.current_time()
             try:
                 with anyio.CancelScope() as self._scope:

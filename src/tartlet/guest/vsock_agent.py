@@ -82,6 +82,11 @@ class VsockAgent:
         return self._vsock.transport
 
     @property
+    def possible(self) -> bool:
+        """Whether the VM can have a vsock device."""
+        return self._vsock.possible
+
+    @property
     def present(self) -> bool:
         """Whether it has accepted the last connection."""
         return self._answered
@@ -108,13 +113,13 @@ class VsockAgent:
     @property
     def patience(self) -> float:
         """Seconds that are worth waiting for it even for who does not wait otherwise."""
-        if not self._vsock.possible or self.missing or time.monotonic() < self._not_before:
+        if not self.possible or self.missing or time.monotonic() < self._not_before:
             return 0.0
         return _ANSWER if self._vsock.is_plugged else _FIRST_ANSWER + _SETTLING
 
     async def ready(self) -> None:
         """Return when it answers, which may be never. It is looked for as long as somebody waits for this."""
-        if not self._vsock.possible:
+        if not self.possible:
             await anyio.sleep_forever()
         while True:
             if (pause := self._not_before - time.monotonic()) > 0:
@@ -129,7 +134,7 @@ class VsockAgent:
 
         If not, the guest loses the device.
         """
-        if self._answered or self.missing or not self._vsock.possible:
+        if self._answered or self.missing or not self.possible:
             return self._answered
         last = 0.0
         while not await self._tried():
@@ -143,7 +148,7 @@ class VsockAgent:
 
     async def reached(self) -> bool:
         """Whether it answers now."""
-        return self._spare_is_alive() or (self._vsock.possible and await self._tried())
+        return self._spare_is_alive() or (self.possible and await self._tried())
 
     @asynccontextmanager
     async def channel(self) -> AsyncGenerator[GuestChannel]:

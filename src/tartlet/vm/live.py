@@ -311,7 +311,7 @@ class RunningVm:
             with anyio.fail_after(_CLOCK_TIMEOUT):
                 await self.agents.set_clock()
         except (UserError, TimeoutError) as exc:
-            self._log.note(f"the guest's clock was not corrected: {exc or 'its agent did not answer in time'}")
+            self._log.note(f"the guest's clock was not corrected: {str(exc) or 'its agent did not answer in time'}")
 
 
 def _plain(path: Path) -> str:

@@ -10,11 +10,15 @@ from tartlet.build.seed import valid_hostname
 from tartlet.errors import UserError
 from tartlet.guest.channel import connect
 from tartlet.guest.commands import Command
+from tartlet.guest.errors import AgentUnavailable
 from tartlet.vm.inherited import Inherited
 from tartlet.vm.live import RunningVm
 
 _PATIENCE = 20.0
 """Seconds the guest's agent gets in all."""
+
+_NEWS = 3.0
+"""Seconds in which QEMU tells which ports the guest has open, once it goes on; mostly it does so at once."""
 
 _CARD = "card0"
 
@@ -51,11 +55,15 @@ async def _become_another(vm: RunningVm, *arguments: str) -> None:
     words = ("-c", _BECOME_ANOTHER, "sh", *arguments, os.urandom(16).hex())
     command = Command(name="/bin/sh", args=words, env={"FRESH": os.urandom(64).hex()}, user="root")
     try:
+        if not await vm.agents.in_sight(_NEWS):
+            raise AgentUnavailable
         with anyio.fail_after(_PATIENCE):
             async with connect(vm.folder, _PATIENCE) as channel:
                 await channel.execute(command, _ignored, _ignored)
     except (UserError, TimeoutError) as exc:
-        vm.announce(f"The guest was not told that it is another machine: {exc or 'its agent did not answer in time'}")
+        vm.announce(
+            f"The guest was not told that it is another machine: {str(exc) or 'its agent did not answer in time'}"
+        )
 
 
 async def _ignored(_: bytes) -> None:
