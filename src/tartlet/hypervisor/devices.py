@@ -40,13 +40,15 @@ class TooManyDevices(InvalidArgument):
 class Device(Protocol):
     """One thing a machine has."""
 
+    __slots__ = ()
+
     def words(self) -> list[str]:
         """The words of QEMU's command line that make this device."""
         ...
 
     def descriptors(self) -> tuple[int, ...]:
-        """The descriptors QEMU has to inherit for it, under the same numbers."""
-        ...
+        """The descriptors QEMU has to inherit for it, under the same numbers; most need none."""
+        return ()
 
     def shape(self) -> str:
         """What of it a saved machine state depends on: kind and place, never paths or descriptors."""
@@ -59,7 +61,7 @@ def escaped(value: str | os.PathLike[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graphics:
+class Graphics(Device):
     """A virtio GPU with one screen; on amd64 also a VGA card, so that boot loaders and old kernels draw on it."""
 
     width: int
@@ -71,15 +73,12 @@ class Graphics:
         kind = "virtio-vga" if self.arch == "amd64" else "virtio-gpu-pci"
         return ["-device", f"{kind},id=gpu,xres={self.width},yres={self.height},romfile=,addr={_GPU:#x}"]
 
-    def descriptors(self) -> tuple[int, ...]:
-        return ()
-
     def shape(self) -> str:
         return "graphics"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkCard:
+class NetworkCard(Device):
     """A virtio network card and the host's end of its cable."""
 
     mac: str
@@ -110,7 +109,7 @@ class NetworkCard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockDevice:
+class BlockDevice(Device):
     """A virtio disk on top of a block node (see `block_nodes`)."""
 
     nodes: tuple[str, ...]
@@ -129,9 +128,6 @@ class BlockDevice:
         nodes = [word for node in self.nodes for word in ("-blockdev", node)]
         disk = f"virtio-blk-pci,id=disk{self.index},drive={self.node},bootindex={self.index + 1},addr={place:#x}"
         return [*self.extra, *nodes, "-device", disk]
-
-    def descriptors(self) -> tuple[int, ...]:
-        return ()
 
     def shape(self) -> str:
         return f"disk {self.index}{' read-only' if self.read_only else ''}"
@@ -159,7 +155,7 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
+class Ports(Device):
     """The virtio-serial bus with its ports, in order, and perhaps a console (in the guest `/dev/hvc0`)."""
 
     ports: tuple[Port, ...]
@@ -185,7 +181,7 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True)
-class Entropy:
+class Entropy(Device):
     """Random numbers of the host for the guest."""
 
     def words(self) -> list[str]:
@@ -194,29 +190,23 @@ class Entropy:
             *("-device", f"virtio-rng-pci,rng=entropy,addr={_ENTROPY:#x}"),
         ]
 
-    def descriptors(self) -> tuple[int, ...]:
-        return ()
-
     def shape(self) -> str:
         return "entropy"
 
 
 @dataclass(frozen=True, slots=True)
-class Balloon:
+class Balloon(Device):
     """Gives memory the guest has freed back to the host."""
 
     def words(self) -> list[str]:
         return ["-device", f"virtio-balloon-pci,id=balloon,free-page-reporting=on,addr={_BALLOON:#x}"]
-
-    def descriptors(self) -> tuple[int, ...]:
-        return ()
 
     def shape(self) -> str:
         return "balloon"
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(Device):
     """An empty place into which one device can be plugged, and out of it, while the guest runs (see `plug`)."""
 
     name: ClassVar[str] = "spare"
@@ -224,15 +214,12 @@ class Slot:
     def words(self) -> list[str]:
         return ["-device", f"pcie-root-port,id={self.name},chassis=1,io-reserve=0,addr={_SLOT:#x}"]
 
-    def descriptors(self) -> tuple[int, ...]:
-        return ()
-
     def shape(self) -> str:
         return "slot"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class Inputs(Device):
     """Keyboard and absolute pointer on USB, which firmware, boot loaders and installers all know, and on virtio.
 
     The kernels that distributions make for the cloud know virtio only. QEMU sends each key to one of the two: to the
@@ -252,15 +239,12 @@ class Inputs:
             words += ["-device", "usb-tablet,bus=usb.0,port=2", "-device", f"virtio-tablet-pci,addr={_TABLET:#x}"]
         return words
 
-    def descriptors(self) -> tuple[int, ...]:
-        return ()
-
     def shape(self) -> str:
         return f"keyboard {self.keyboard}, pointer {self.pointer}, on USB and virtio"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sound:
+class Sound(Device):
     """An Intel HDA card. virtio-sound would be the kin of the rest, but QEMU has it only since 8.2.
 
     The guest sees the same card whatever stands behind it, so that a machine saved with sound goes on without.
@@ -275,9 +259,6 @@ class Sound:
             *("-device", f"ich9-intel-hda,id=sound,addr={_SOUND:#x}"),
             *("-device", "hda-duplex,bus=sound.0,audiodev=audio"),
         ]
-
-    def descriptors(self) -> tuple[int, ...]:
-        return ()
 
     def shape(self) -> str:
         return "sound"
