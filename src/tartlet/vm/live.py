@@ -19,7 +19,6 @@ from tartlet.guest.qga import QemuGuestAgent
 from tartlet.guest.qga_commands import QgaCommands
 from tartlet.guest.tart_agent import PORT
 from tartlet.guest.vsock_agent import VsockAgent
-from tartlet.host.bounded_log import shorten
 from tartlet.host.files import removed, sync_folder
 from tartlet.host.scratch import scratch_folder
 from tartlet.host.sockets import listening
@@ -38,18 +37,12 @@ from tartlet.vm.folder import STATE
 from tartlet.vm.folder_sync import FolderSync
 from tartlet.vm.network_record import kept_up
 from tartlet.vm.plan import Plan
-from tartlet.vm.run_log import RunLog
+from tartlet.vm.run_log import RunLog, kept_short
 from tartlet.vm.web import WebConsole
 from tartlet.vsock.slot import VsockSlot
 
 _QUIT_TIMEOUT = 5
 """Seconds QEMU gets to flush its disks and end when the power is cut; then it is killed."""
-
-_LONGEST_LOG = 16 << 20
-"""Bytes kept of what the guest or QEMU says."""
-
-_LOG_INTERVAL = 5
-"""Seconds between looks at the logs' sizes."""
 
 _PORTS = {GUEST_AGENT_PORT: Kind.QEMU, PORT: Kind.TART}
 """By their ids."""
@@ -138,23 +131,13 @@ class RunningVm:
             tasks.start_soon(self._listen)
             tasks.start_soon(self._end_without, self.plan.network.lost)
             tasks.start_soon(self._end_without, self.plan.folders.lost)
-            tasks.start_soon(self._keep_logs_short)
+            tasks.start_soon(kept_short, self.folder, self._log)
             tasks.start_soon(self.serial.pump)
             tasks.start_soon(self.sync.run)
             if resumed:
                 self.agents.vsock.leave_alone(_RESUMED)
                 tasks.start_soon(self._correct_clock)
             yield
-
-    async def _keep_logs_short(self) -> None:
-        """A guest decides what goes into these logs; it shall not fill the host's disk."""
-        while True:
-            await anyio.sleep(_LOG_INTERVAL)
-            for name in ("serial.log", "qemu.log"):
-                try:
-                    shorten(self.folder / name, _LONGEST_LOG)
-                except OSError as exc:
-                    self._log.note(f"{name} could not be shortened: {exc.strerror}")
 
     async def _end_without(self, lost: Callable[[], Awaitable[UserError]]) -> None:
         raise await lost()

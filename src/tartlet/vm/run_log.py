@@ -8,12 +8,22 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
+import anyio
+
 from tartlet.errors import FileTrouble
+from tartlet.host.bounded_log import shorten
 from tartlet.vm.folder import VmFolder
 
 log = logging.getLogger(__name__)
+
+_LONGEST = 16 << 20
+"""Bytes kept of what the guest or QEMU says."""
+
+_INTERVAL = 5
+"""Seconds between looks at the logs' sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +71,14 @@ def begun_log(vm: VmFolder, tell: Callable[[str], None]) -> Generator[RunLog]:
             raise FileTrouble("cannot write the log", path, exc) from exc
     with open(vm.run_log_path, "ab", buffering=0) as file:
         yield RunLog(file, tell)
+
+
+async def kept_short(folder: Path, run: RunLog) -> None:
+    """A guest decides what goes into two of the logs; it shall not fill the host's disk. Does not return."""
+    while True:
+        await anyio.sleep(_INTERVAL)
+        for name in ("serial.log", "qemu.log"):
+            try:
+                shorten(folder / name, _LONGEST)
+            except OSError as exc:
+                run.note(f"{name} could not be shortened: {exc.strerror}")
