@@ -15,7 +15,7 @@ from tartlet.guest.agent_files import GROWER, copied
 from tartlet.guest.agent_package import agent_package
 from tartlet.guest.agents import Kind
 from tartlet.guest.channel import connect
-from tartlet.guest.commands import Command
+from tartlet.guest.commands import Command, ignored
 from tartlet.guest.errors import AgentUnavailable, escaped
 from tartlet.guest.tart_agent import FILE
 
@@ -140,7 +140,7 @@ async def _appeared(folder: Path) -> None:
     while anyio.current_time() < deadline:
         try:
             async with connect(folder, 5) as channel:
-                await channel.execute(Command(name="true", tty=True), _nowhere, _nowhere)
+                await channel.execute(Command(name="true", tty=True), ignored, ignored)
         except UserError:
             await anyio.sleep(0.5)
             continue
@@ -149,10 +149,6 @@ async def _appeared(folder: Path) -> None:
     raise InstallFailed(
         "the agent was installed and does not answer", "look at it in the guest: systemctl status tart-agent"
     )
-
-
-async def _nowhere(_: bytes) -> None:
-    """What a command says that is only a question."""
 
 
 async def _whole(data: bytes) -> AsyncGenerator[bytes]:

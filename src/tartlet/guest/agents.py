@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from tartlet.errors import UserError
-from tartlet.guest.errors import AgentUnavailable
+from tartlet.guest.commands import ignored
+from tartlet.guest.errors import AgentUnavailable, NoAddressYet
 from tartlet.guest.port_channel import End
 from tartlet.guest.port_session import TartAgent
 from tartlet.guest.qga_commands import QgaCommands, usable
@@ -165,9 +166,7 @@ class GuestAgents:
             return await self.vsock.address()
         found = (await self._asked({"do": "address", "mac": self.qemu.mac})).address
         if not found or not usable(found):
-            raise AgentUnavailable(
-                "the guest has no IPv4 address yet", "wait for its network: `tart ip NAME --wait 60`"
-            )
+            raise NoAddressYet
         return found
 
     async def set_clock(self) -> None:
@@ -190,25 +189,19 @@ class GuestAgents:
             await act()
             raise _Acted
 
-        async def nothing(_: bytes) -> None:
-            pass
-
         while True:
             await self.own.wait_ready(None)
             try:
                 async with self.own.request({"do": "hold"}) as channel:
-                    await channel.outcome(stopping, nothing)
+                    await channel.outcome(stopping, ignored)
             except (_Acted, AgentUnavailable) as exc:
                 log.debug("the guest's agent is held no more: %r", exc)
             await anyio.sleep(_HOLD_PAUSE)
 
     async def _asked(self, told: dict[str, object]) -> End:
-        async def nothing(_: bytes) -> None:
-            pass
-
         async with self.own.request(told) as channel:
             with anyio.move_on_after(10):
-                return await channel.outcome(nothing, nothing)
+                return await channel.outcome(ignored, ignored)
         raise AgentUnavailable("the guest agent did not answer within 10 seconds")
 
     async def _own_ready(self) -> None:

@@ -47,3 +47,7 @@ class Outcome:
     stderr: bytes = b""
     cut: bool = False
     """The agent kept only the beginning of an output."""
+
+
+async def ignored(_: bytes) -> None:
+    """Takes output that nobody asks for."""

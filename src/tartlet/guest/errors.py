@@ -26,6 +26,13 @@ class AgentUnavailable(UserError):
         )
 
 
+class NoAddressYet(AgentUnavailable):
+    """The agent answers, and tells no address that others can reach."""
+
+    def __init__(self) -> None:
+        super().__init__("the guest has no IPv4 address yet", "wait for its network: `tart ip NAME --wait 60`")
+
+
 class AgentFailed(UserError):
     """The guest's agent refused, or failed at, what it was asked. The text is the guest's, made fit to be shown."""
 

@@ -10,7 +10,7 @@ import anyio
 
 from tartlet.errors import UserError
 from tartlet.guest.commands import Command, Outcome
-from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
+from tartlet.guest.errors import AgentCannot, AgentFailed, NoAddressYet
 from tartlet.guest.login import LOOK_UP, USER, Login, Prepared
 from tartlet.guest.qga import QemuGuestAgent
 from tartlet.guest.qga_messages import ExecStatus, Interface
@@ -80,9 +80,7 @@ class QgaCommands:
         """The IPv4 address of the VM's network interface. Raises AgentUnavailable while there is none, AgentFailed."""
         found = first_address(await self.agent.interfaces(), self.mac)
         if found is None:
-            raise AgentUnavailable(
-                "the guest has no IPv4 address yet", "wait for its network: `tart ip NAME --wait 60`"
-            )
+            raise NoAddressYet
         return found
 
     async def has_any_file(self, *paths: str) -> bool:

@@ -17,8 +17,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from tartlet.errors import UserError
-from tartlet.guest.commands import Command
-from tartlet.guest.errors import AgentFailed, AgentUnavailable
+from tartlet.guest.commands import Command, ignored
+from tartlet.guest.errors import AgentFailed, AgentUnavailable, NoAddressYet
 
 if TYPE_CHECKING:
     from tartlet.guest.channel import GuestChannel
@@ -174,20 +174,14 @@ class VsockAgent:
         async with self.channel() as channel:
             address = await channel.resolve_ip()
         if address is None:
-            raise AgentUnavailable(
-                "the guest has no IPv4 address yet", "wait for its network: `tart ip NAME --wait 60`"
-            )
+            raise NoAddressYet
         return address
 
     async def set_clock(self) -> None:
         """Give the guest this host's time. Raises AgentUnavailable, AgentFailed."""
-
-        async def nothing(_: bytes) -> None:
-            pass
-
         async with self.channel() as channel:
             command = Command(name="sudo", args=("-n", "date", "-u", "-s", f"@{time.time():.3f}"))
-            if await channel.execute(command, nothing, nothing):
+            if await channel.execute(command, ignored, ignored):
                 raise AgentFailed("the agent may not set the clock")
 
     async def put_away(self) -> None:

@@ -9,7 +9,7 @@ import anyio
 from tartlet.build.seed import valid_hostname
 from tartlet.errors import UserError
 from tartlet.guest.channel import connect
-from tartlet.guest.commands import Command
+from tartlet.guest.commands import Command, ignored
 from tartlet.guest.errors import AgentUnavailable
 from tartlet.vm.inherited import Inherited
 from tartlet.vm.live import RunningVm
@@ -59,12 +59,8 @@ async def _become_another(vm: RunningVm, *arguments: str) -> None:
             raise AgentUnavailable
         with anyio.fail_after(_PATIENCE):
             async with connect(vm.folder, _PATIENCE) as channel:
-                await channel.execute(command, _ignored, _ignored)
+                await channel.execute(command, ignored, ignored)
     except (UserError, TimeoutError) as exc:
         vm.announce(
             f"The guest was not told that it is another machine: {str(exc) or 'its agent did not answer in time'}"
         )
-
-
-async def _ignored(_: bytes) -> None:
-    """What the script says is of no interest."""
