@@ -329,6 +329,22 @@ def test_a_path_that_leads_elsewhere_is_refused(path: str) -> None:
         sync_told(io.BytesIO(b"null\n" + line + b"\n[]\n"))
 
 
+@pytest.mark.parametrize(
+    ("told", "obeyed"),
+    [("5\n[]", "[]"), ("no JSON", "[]"), ("null", "[]"), ("null\n[]", "no JSON"), ("null\n[]", "5"), ("null\n[]", "")],
+)
+async def test_what_a_hostile_guest_answers_is_refused(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, told: str, obeyed: str
+) -> None:
+    hostile = (
+        f"import sys; told = sys.argv[3] == 'tell' or sys.stdin.read(); print({told!r} if told is True else {obeyed!r})"
+    )
+    monkeypatch.setattr(sync, "sync_program", lambda: hostile)
+    (pair.host / "file").write_text("x")
+    with pytest.raises(SyncFailed):
+        await pair.sync()
+
+
 @pytest.mark.parametrize("seed", range(2))
 async def test_whatever_happens_both_sides_come_together_and_nothing_of_the_hosts_is_lost(
     pair: Pair, seed: int

@@ -61,7 +61,9 @@ class Copy:
             missed = _placed(stage, _staged(stage, orders), agreed)
             settle(top)
         self._save(folder, agreed)
-        write_line(out, missed)
+        for path in missed:
+            write_line(out, [path])
+        write_line(out, END)
 
     def _read(self) -> tuple[str | None, Agreed]:
         """The host's folder, and what both sides agreed on; None and nothing when they never did."""

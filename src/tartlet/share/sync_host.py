@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from tartlet.errors import FileTrouble, UserError
 from tartlet.share import tree, tree_lines
@@ -68,7 +68,9 @@ def scanned(folder: Path) -> dict[str, Entry]:
 
 def told(stream: BinaryIO) -> tuple[str | None, dict[str, Known]]:
     """What the guest tells of its copy: the host's folder it was made of, and each path. Raises Refused."""
-    folder = cast("str | None", tree_lines.read_line(stream))
+    folder: object = tree_lines.read_line(stream)
+    if not isinstance(folder, str | None):
+        raise Refused("what the guest says cannot be read")
     known: dict[str, Known] = {}
     for line in tree_lines.read_lines(stream):
         if len(line) != 4 or len(known) >= _MOST_PATHS:

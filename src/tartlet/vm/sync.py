@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tartlet.share.sync_host import Outcome, SyncFailed
 from tartlet.share.sync_plan import Known, Plan, Step, planned
 from tartlet.share.sync_program import STATES, sync_program
 from tartlet.share.tree import Entry, Refused
-from tartlet.share.tree_lines import read_line, write_line
+from tartlet.share.tree_lines import read_lines, write_line
 
 _LARGEST_ANSWER = 1 << 30
 _LONGEST_COMPLAINT = 2000
@@ -52,18 +53,9 @@ class _Round:
     async def looked(self, host: dict[str, Entry]) -> Plan:
         """What there is to do. Raises SyncFailed for a copy that holds somebody else's changes."""
         said = io.BytesIO()
-
-        async def keep(data: bytes) -> None:
-            if said.tell() + len(data) > _LARGEST_ANSWER:
-                raise SyncFailed(f"{self._folder.guest_path} in the guest holds too much to be synchronised")
-            said.write(data)
-
-        await self._run("tell", stdout=keep)
-        said.seek(0)
-        try:
+        await self._run("tell", stdout=self._keeping(said))
+        with self._believing_nothing():
             made_of, known = await anyio.to_thread.run_sync(sync_host.told, said)
-        except Refused as exc:
-            raise SyncFailed(f"{self._folder.path} was not synchronised: {exc}") from exc
         plan = planned(host, known, read_only=self._folder.read_only)
         self._check_origin(made_of, known, plan)
         return plan
@@ -107,10 +99,7 @@ class _Round:
     async def ordered(self, plan: Plan, outcome: Outcome, *, send: bool) -> None:
         """The guest notes what was agreed on, and takes what this host has changed."""
         reading, writing = os.pipe()
-        said = bytearray()
-
-        async def keep(data: bytes) -> None:
-            said.extend(data[:_LARGEST_ANSWER])
+        said = io.BytesIO()
 
         def give() -> None:
             try:
@@ -120,12 +109,34 @@ class _Round:
                 return  # the guest's program has ended, and tells why
 
         told, ran = await joined(
-            partial(self._run, "obey", self._folder.path, stdin=drained(reading), stdout=keep), give, reading
+            partial(self._run, "obey", self._folder.path, stdin=drained(reading), stdout=self._keeping(said)),
+            give,
+            reading,
         )
         raise_first(told, ran)
-        missed = read_line(io.BytesIO(bytes(said)))
-        outcome.left.extend(str(path) for path in missed or () if path not in outcome.left)
-        outcome.sent = max(0, outcome.sent - len(missed or ()))
+        with self._believing_nothing():
+            missed = [str(line[0]) for line in read_lines(said)]
+        outcome.left.extend(path for path in missed if path not in outcome.left)
+        outcome.sent = max(0, outcome.sent - len(missed))
+
+    def _keeping(self, said: io.BytesIO) -> Writer:
+        """Keep what the guest says, to be read from its beginning; up to a limit."""
+
+        async def keep(data: bytes) -> None:
+            end = said.seek(0, os.SEEK_END)
+            if end + len(data) > _LARGEST_ANSWER:
+                raise SyncFailed(f"{self._folder.guest_path} in the guest holds too much to be synchronised")
+            said.write(data)
+            said.seek(0)
+
+        return keep
+
+    @contextmanager
+    def _believing_nothing(self) -> Generator[None]:
+        try:
+            yield
+        except Refused as exc:
+            raise SyncFailed(f"{self._folder.path} was not synchronised: {exc}") from exc
 
     async def _run(self, what: str, *more: str, stdin: AsyncIterable[bytes] | None = None, stdout: Writer) -> None:
         """The guest's side of it, as root. Raises SyncFailed, AgentUnavailable, AgentFailed."""
