@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from tartlet.build.seed import valid_hostname
 from tartlet.console import audio, display, serial, vnc
+from tartlet.console.opener import has_desktop
 from tartlet.errors import FileTrouble
 from tartlet.guest import tart_agent
 from tartlet.guest.machine_identity import MachineIdentity
@@ -212,10 +213,9 @@ def _identity(vm: VmFolder, *, forked: bool) -> MachineIdentity:
 def _window(options: RunOptions, config: VmConfig, program: str) -> display.Window:
     if not options.wants_window:
         return display.Window(display.NO_WINDOW, "no window: none was asked for")
-    has_desktop = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.uname().sysname == "Darwin"
     return display.choose(
         os.environ,
-        qemu.displays(program) if has_desktop else frozenset(),
+        qemu.displays(program) if has_desktop(os.environ) else frozenset(),
         refit=bool(config.display_refit),
         closable=not options.suspendable,
         capture_system_keys=options.capture_system_keys,
