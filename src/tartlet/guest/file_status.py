@@ -10,8 +10,7 @@ import time
 from dataclasses import dataclass
 
 from tartlet.guest.channel import GuestChannel
-from tartlet.guest.commands import Command
-from tartlet.guest.files import carried_out, plain
+from tartlet.guest.files import carried_out, plain, program
 from tartlet.guest.path_errors import GuestPathMissing, GuestPathTrouble
 
 _FORMAT = "%f %s %u %g %y/%n"
@@ -58,7 +57,7 @@ async def stat_path(channel: GuestChannel, path: str, *, follow_links: bool = Tr
     async def keep(data: bytes) -> None:
         told.extend(data)
 
-    await carried_out(channel, path, _command(words, user), stdout=keep)
+    await carried_out(channel, path, program(*words, user=user), stdout=keep)
     return _parsed(path, bytes(told).removesuffix(b"\n"))
 
 
@@ -76,17 +75,13 @@ async def list_folder(channel: GuestChannel, path: str, *, user: str = "") -> li
         told.extend(data)
 
     try:
-        await carried_out(channel, path, _command(tuple(words), user), stdout=keep)
+        await carried_out(channel, path, program(*words, user=user), stdout=keep)
     except GuestPathMissing:
         await stat_path(channel, path, user=user)
         if not told:
             raise
     records = bytes(told).removesuffix(b"\n").split(f"{mark} ".encode())[1:]
     return sorted((_parsed(path, record.removesuffix(b"\n")) for record in records), key=lambda found: found.name)
-
-
-def _command(words: tuple[str, ...], user: str) -> Command:
-    return Command(name=words[0], args=words[1:], env={"LC_ALL": "C", "TZ": "UTC"}, user=user, bulky=True)
 
 
 def _parsed(path: str, told: bytes) -> GuestFile:

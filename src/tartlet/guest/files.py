@@ -58,7 +58,7 @@ async def read_file(channel: GuestChannel, path: str, *, limit: int = DEFAULT_LI
         content.extend(data)
 
     # One byte more than the caller takes tells that there is more.
-    await carried_out(channel, path, _program("head", "-c", str(limit + 1), "--", plain(path), user=user), stdout=keep)
+    await carried_out(channel, path, program("head", "-c", str(limit + 1), "--", plain(path), user=user), stdout=keep)
     if len(content) > limit:
         raise TooLarge(path, limit)
     return bytes(content)
@@ -66,7 +66,7 @@ async def read_file(channel: GuestChannel, path: str, *, limit: int = DEFAULT_LI
 
 async def read_stream(channel: GuestChannel, path: str, into: Writer, *, user: str = "") -> None:
     """Hand the content of a file to `into`, in pieces, as it comes. Raises GuestPathTrouble, and what `into` raises."""
-    await carried_out(channel, path, _program("cat", "--", plain(path), user=user), stdout=into)
+    await carried_out(channel, path, program("cat", "--", plain(path), user=user), stdout=into)
 
 
 async def write_file(channel: GuestChannel, path: str, data: bytes, *, mode: int = 0o644, user: str = "") -> None:
@@ -95,7 +95,7 @@ async def write_stream(
     token = secrets.token_hex(8)
     words = ("sh", plain(path), token, f"{mode & 0o7777:o}", "" if size is None else str(size))
     try:
-        await carried_out(channel, path, _program("sh", "-c", _WRITE, *words, user=user), stdin=pieces)
+        await carried_out(channel, path, program("sh", "-c", _WRITE, *words, user=user), stdin=pieces)
     except BaseException as exc:
         if not isinstance(exc, GuestPathTrouble):  # killed in the guest before it could clean up
             with anyio.move_on_after(_CLEAN_UP, shield=True):
@@ -104,7 +104,7 @@ async def write_stream(
 
 
 async def _forget(channel: GuestChannel, path: str, token: str, user: str) -> None:
-    command = _program("sh", "-c", f'{_PLACE}rm -f -- "$new"', "sh", plain(path), token, user=user)
+    command = program("sh", "-c", f'{_PLACE}rm -f -- "$new"', "sh", plain(path), token, user=user)
     try:
         await carried_out(channel, path, command)
     except UserError:  # the guest has gone; the first error tells it
@@ -113,13 +113,13 @@ async def _forget(channel: GuestChannel, path: str, token: str, user: str) -> No
 
 async def read_tree(channel: GuestChannel, folder: str, name: str, into: Writer, *, user: str = "") -> None:
     """Hand what is called `name` in `folder`, and all in it, to `into` as a tar stream. Raises GuestPathTrouble."""
-    command = _program("tar", "-cf", "-", "-C", folder, "--", name, user=user)
+    command = program("tar", "-cf", "-", "-C", folder, "--", name, user=user)
     await carried_out(channel, folder, command, stdout=into, about_one=False)
 
 
 async def write_tree(channel: GuestChannel, folder: str, pieces: AsyncIterable[bytes], *, user: str = "") -> None:
     """Unpack a tar stream into a folder that is there; what it makes belongs to the user. Raises GuestPathTrouble."""
-    command = _program("tar", "-xof", "-", "-C", folder, user=user)
+    command = program("tar", "-xof", "-", "-C", folder, user=user)
     await carried_out(channel, folder, command, stdin=pieces, about_one=False)
 
 
@@ -128,7 +128,8 @@ def plain(path: str) -> str:
     return path if path.startswith("/") else f"./{path}"
 
 
-def _program(name: str, *args: str, user: str) -> Command:
+def program(name: str, *args: str, user: str) -> Command:
+    """A command whose words are to be understood here, whatever the guest's language and time zone."""
     return Command(name=name, args=args, env={"LC_ALL": "C", "TZ": "UTC"}, user=user, bulky=True)
 
 
