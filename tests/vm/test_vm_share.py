@@ -25,7 +25,7 @@ def test_a_folder_is_shared_and_its_server_is_missed(stopped: Lab, tmp_path: Pat
         assert (folder / "answer").stat().st_uid == os.geteuid()
 
         stopped.done("suspend", "mini")
-        until(lambda: "cannot be suspended while it shares folders" in stopped.done("logs", "mini"), "the refusal")
+        until(lambda: "run it without --dir, or with :sync" in stopped.done("logs", "mini"), "the refusal and its hint")
         refused = stopped.tart("snapshot", "create", "mini")
         assert (refused.code, "which QEMU cannot save" in refused.err) == (1, True)
         assert "tart stop mini" in refused.err

@@ -56,8 +56,8 @@ class StateRefused(UserError):
 class SaveFailed(UserError):
     """The machine could not be saved; it goes on running."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the machine could not be saved and goes on running: {reason}")
+    def __init__(self, reason: str, hint: str | None = None) -> None:
+        super().__init__(f"the machine could not be saved and goes on running: {reason}", hint)
         self.reason = reason
 
 

@@ -262,7 +262,7 @@ def _channel(vm: VmFolder) -> Iterator[Finding]:
             topic=topic,
             verdict=Verdict.NOTE,
             text=f"commands go through the QEMU guest agent, because Tartlet's own does not run in it ({system})",
-            hint=f"for terminals, streams and copying: `tart agent install {vm.name}`",
+            hint=f"for terminals, streams and port forwarding: `tart agent install {vm.name}`",
         )
 
 

@@ -181,14 +181,15 @@ class RunningVm:
         """
         if self.plan.folders.devices:
             raise SaveFailed(
-                "a VM cannot be suspended while it shares folders: QEMU cannot save them; with --dir=…:sync it can"
+                "a VM cannot be suspended while it shares folders, which QEMU cannot save",
+                "run it without --dir, or with :sync",
             )
         if self._suspending:  # a second save would fail, and then let the guest go on behind the first one's back
             self.announce("The VM is being suspended already.")
             return
         if self.plan.image_disks:
             names = ", ".join(self.plan.image_disks)
-            raise SaveFailed(f"its copy of {names} would not outlive this run")
+            raise SaveFailed(f"its copy of {names} would not outlive this run", "run it without that --disk")
         self._suspending = True
         try:
             self.announce("Suspending VM...")

@@ -112,6 +112,8 @@ class _Orders:
             log.debug("QEMU ended before it could obey %s: %s", number.name, exc)
         except UserError as exc:  # the VM goes on
             vm.announce(str(exc))
+            if exc.hint:
+                vm.announce(exc.hint)
 
 
 async def _report_readiness(vm: RunningVm, on_ready: Callable[[], None]) -> None:
