@@ -31,19 +31,13 @@ class ImageInUse(UserError):
         self.name = name
 
 
-@dataclass(frozen=True, slots=True)
-class CachedImage:
-    """An image in the cache. A value: nothing is open or locked."""
+class ImageFiles:
+    """The files of an image in its folder."""
 
-    name: ImageName
-    """By its digest."""
+    __slots__ = ()
+
     path: Path
-    """Its folder."""
-
-    @property
-    def digest(self) -> str:
-        """The digest of its manifest."""
-        return str(self.name.digest)
+    """The folder."""
 
     @property
     def config_path(self) -> Path:
@@ -64,6 +58,21 @@ class CachedImage:
     def manifest_path(self) -> Path:
         """The manifest's bytes; images of old programs have none."""
         return self.path / MANIFEST_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class CachedImage(ImageFiles):
+    """An image in the cache. A value: nothing is open or locked."""
+
+    name: ImageName
+    """By its digest."""
+    path: Path
+    """Its folder."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of its manifest."""
+        return str(self.name.digest)
 
     def manifest(self) -> bytes | None:
         """The manifest as it was received, or None. Not verified."""

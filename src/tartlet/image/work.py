@@ -9,33 +9,17 @@ from tartlet.errors import FileTrouble
 from tartlet.host.files import removed
 from tartlet.host.locks import LockTrouble, try_file_lock
 from tartlet.image.cache import ImageCache
-from tartlet.image.cached_image import MANIFEST_FILE
+from tartlet.image.cached_image import ImageFiles
 
 JOURNAL = "journal"
 
 
-class WorkFolder:
+class WorkFolder(ImageFiles):
     """A claimed work folder. Whatever is in it when it is released waits for the next pull of the same image."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
-
-    @property
-    def config_path(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def disk_path(self) -> Path:
-        return self.path / "disk.img"
-
-    @property
-    def nvram_path(self) -> Path:
-        return self.path / "nvram.bin"
-
-    @property
-    def manifest_path(self) -> Path:
-        return self.path / MANIFEST_FILE
 
     @property
     def journal_path(self) -> Path:
