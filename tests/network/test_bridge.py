@@ -23,6 +23,7 @@ from tartlet.network.record import NetworkRecord
 from tartlet.network.shared import conntrack
 from tartlet.network.shared.addresses import MacTaken
 from tartlet.network.status import NetworkInUse, change_setting, shared_networks
+from vm_lab import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
 
@@ -133,6 +134,23 @@ async def test_forwarding_is_switched_on(inside_private_network: Namespace) -> N
     assert inside_private_network.run(*asked).stdout == "0\n"
     async with BRIDGE.attach(asking(1)):
         assert inside_private_network.run(*asked).stdout == "1\n"
+
+
+async def test_rules_that_another_program_clears_are_put_back(inside_private_network: Namespace) -> None:
+    def rules() -> list[str]:
+        told = [
+            inside_private_network.run("nft", "--stateless", "list", "table", *name.split()).stdout for name in names
+        ]
+        return [text for text in told if text]
+
+    names = [f"{family} tart_tart{number}" for number in (0, 1) for family in ("inet", "bridge")]
+    async with BRIDGE.attach(asking(1)), BRIDGE.attach(asking(2, mode=NetworkMode.HOST)):
+        before, standing = rules(), processes()
+        assert len(before) == 4
+        assert inside_private_network.run("nft", "flush", "ruleset").returncode == 0
+        await anyio.to_thread.run_sync(until, lambda: rules() == before, "the rules")
+        assert processes() == standing
+    await anyio.to_thread.run_sync(gone)
 
 
 async def test_twenty_machines_at_once(tmp_path: Path) -> None:

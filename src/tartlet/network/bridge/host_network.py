@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from tartlet.network.shared.fabric import Fabric, Plugged, apply, base_removal
 from tartlet.network.shared.helpers import Helper, HelperDead
 from tartlet.network.shared.inside import Inside
 from tartlet.network.shared.links import Tap
+from tartlet.network.shared.netlink import deleted_tables
 
 _SOCKETS = Path("/proc/thread-self/net/udp")
 """The addresses that UDP sockets are bound to (proc(5))."""
@@ -76,6 +77,7 @@ class HostNetwork:
             upstream=_RESOLVERS,
             within=lambda start: start,
         )
+        tasks.start_soon(self._keep_rules)
 
     @property
     def fabrics(self) -> list[Fabric]:
@@ -160,6 +162,16 @@ class HostNetwork:
             if helper.name not in self._kept:
                 self._kept.add(helper.name)
                 self._tasks.start_soon(self._keep, helper)
+
+    async def _keep_rules(self) -> None:
+        """Put the rules for all guests back when another program clears those of the host. Raises ToolFailed."""
+        async with aclosing(deleted_tables()) as deletions:
+            async for _ in deletions:
+                await self._inside.done(self._restore_rules)
+
+    def _restore_rules(self) -> None:
+        for fabric in self.fabrics:
+            fabric.restore_rules()
 
     async def _keep(self, helper: Helper) -> None:
         """Start it again whenever it dies. Raises KeepsDying, ToolMissing, OSError."""

@@ -82,6 +82,14 @@ class Fabric:
             "vms": sorted(vms, key=lambda vm: vm["name"]),
         }
 
+    def restore_rules(self) -> None:
+        """Put back what another program cleared of the rules for all guests. Raises ToolFailed, ToolMissing."""
+        bridge = self.served.bridge
+        present = _nft("list", "tables").splitlines()
+        if any(f"table {table}" not in present for table in _tables(bridge)):
+            log.warning("another program cleared the rules of %s: they are put back", bridge)
+            apply(f"{base_removal(bridge)}\n{base_rules(self.served)}")
+
 
 def base_rules(served: Served) -> str:
     """What holds for every guest of the bridge, in tables that belong to no process: they stand while guests live.
@@ -105,16 +113,24 @@ table bridge tart_{served.bridge} {{
 
 def base_removal(bridge: str) -> str:
     """Takes away the tables of `base_rules`, where they are."""
-    tables = f"inet tart_{bridge}", f"bridge tart_{bridge}"
-    return "\n".join(f"add table {table}\ndelete table {table}" for table in tables)
+    return "\n".join(f"add table {table}\ndelete table {table}" for table in _tables(bridge))
+
+
+def _tables(bridge: str) -> tuple[str, ...]:
+    return f"inet tart_{bridge}", f"bridge tart_{bridge}"
 
 
 def apply(rules: str) -> None:
     """Have the packet filter of this namespace take rules, all or none. Raises ToolFailed, ToolMissing."""
-    words = ["nft", "-f", "-"]
+    _nft("-f", "-", given=rules)
+
+
+def _nft(*options: str, given: str = "") -> str:
+    words = ["nft", *options]
     try:
-        done = subprocess.run(words, input=rules.encode(), capture_output=True, check=False, timeout=10)
+        done = subprocess.run(words, input=given.encode(), capture_output=True, check=False, timeout=10)
     except FileNotFoundError as exc:
         raise ToolMissing("nft", "install it: apt install nftables") from exc
     if done.returncode:
         raise ToolFailed(words, done.returncode, done.stderr.decode(errors="replace"))
+    return done.stdout.decode(errors="replace")
