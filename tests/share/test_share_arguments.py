@@ -44,11 +44,11 @@ def test_values(value: str, name: str | None, path: str, read_only: bool, tag: s
 
 
 def test_copies_and_where_they_are_in_the_guest() -> None:
-    values = ["/a/src:sync", "x:/b:sync,ro", "/c:sync,tag=work", "/d:tag=other", "src:/e:ro,sync", "y:./sync:sync"]
+    values = ["/a/src:sync", "x:/b:sync,ro", "/c:sync,tag=code", "/d:tag=other", "src:/e:ro,sync", "y:./sync:sync"]
     assert [(copy.path, copy.guest_path, copy.read_only) for copy in synced(values)] == [
         ("/e", "/mnt/shared/src", True),
         ("/b", "/mnt/shared/x", True),
-        ("/c", "/mnt/work/c", False),
+        ("/c", "/mnt/code/c", False),
         (os.path.abspath("sync"), "/mnt/shared/y", False),
     ]
     assert [group.tag for group in grouped(values)] == ["other"]

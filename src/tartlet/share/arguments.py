@@ -98,7 +98,7 @@ def synced(values: Iterable[str]) -> list[Synced]:
         if share.tag in mounted:
             raise BadShare(
                 f"--dir: {share.path} is to be copied to where the shared folders with the tag {share.tag!r} are",
-                "give it another tag: PATH:sync,tag=work is at /mnt/work/NAME in the guest",
+                "give it another tag: PATH:sync,tag=code is at /mnt/code/NAME in the guest",
             )
     return list({copy.guest_path: copy for copy in map(_synced, found)}.values())
 
