@@ -49,6 +49,14 @@ class AgentCannot(AgentFailed):
     """What is asked is beyond the kind of agent the guest has."""
 
 
+def beyond(agent: str, what: str) -> AgentCannot:
+    """The error for what an agent, which answers because ours does not, cannot."""
+    return AgentCannot(
+        f"{agent}, which answers in this VM, cannot {what}",
+        "that takes Tartlet's own agent in the guest: `tart agent install NAME` puts it there",
+    )
+
+
 def escaped(text: str) -> str:
     """Text of a guest as one line without control characters, which a terminal would obey; of bounded length."""
     shown = text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"

@@ -10,7 +10,7 @@ import anyio
 
 from tartlet.errors import UserError
 from tartlet.guest.commands import Command, Outcome
-from tartlet.guest.errors import AgentCannot, AgentFailed, NoAddressYet
+from tartlet.guest.errors import AgentCannot, AgentFailed, NoAddressYet, beyond
 from tartlet.guest.login import LOOK_UP, USER, Login, Prepared
 from tartlet.guest.qga import QemuGuestAgent
 from tartlet.guest.qga_messages import ExecStatus, Interface
@@ -23,15 +23,10 @@ LARGEST_INPUT = 16 << 20
 _KILL_PATIENCE = 10.0
 """Seconds in which a command nobody waits for any more must be gone."""
 
-_CANNOT = (
-    "the QEMU guest agent, the only agent that answers in this VM, cannot {what}; "
-    "that takes Tartlet's own agent in the guest: `tart agent install NAME` puts it there"
-)
-
 
 def beyond_qga(what: str) -> AgentCannot:
     """The error for what this agent cannot."""
-    return AgentCannot(_CANNOT.format(what=what))
+    return beyond("the QEMU guest agent", what)
 
 
 class QgaCommands:

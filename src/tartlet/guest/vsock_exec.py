@@ -12,7 +12,7 @@ from grpclib.server import Stream
 
 from tartlet.guest.agent_pb2 import ExecRequest, ExecResponse
 from tartlet.guest.commands import Command
-from tartlet.guest.errors import AgentCannot, AgentFailed
+from tartlet.guest.errors import AgentCannot, AgentFailed, beyond
 from tartlet.guest.login import PATH, Login, Prepared
 from tartlet.guest.vsock_agent import VsockAgent
 
@@ -27,15 +27,9 @@ exec sudo -n -H -u "$user" -- "$@"
 _DETACH = 'setsid "$@" < /dev/null > /dev/null 2>&1 &'
 
 
-_CANNOT = (
-    "the agent behind vsock, which answers in this VM, cannot {what}; "
-    "that takes Tartlet's own agent in the guest: `tart agent install NAME` puts it there"
-)
-
-
 def beyond_vsock(what: str) -> AgentCannot:
     """The error for what this agent cannot."""
-    return AgentCannot(_CANNOT.format(what=what))
+    return beyond("the agent behind vsock", what)
 
 
 async def relay_exec(
