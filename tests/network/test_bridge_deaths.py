@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
@@ -26,12 +25,13 @@ from tap_guest import TapGuest
 from tartlet.network.attachment import Attachment, AttachRequest, NetworkMode
 from tartlet.network.bridge import bridge
 from tartlet.network.bridge.bridge import Bridge
+from uplink import PORT, echo
 from vm_lab import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
 
 BRIDGE = Bridge(on_demand=True)
-GATEWAY, PORT = "192.168.64.1", 9998
+GATEWAY = "192.168.64.1"
 SUPERVISOR = """
 import anyio, subprocess, sys
 from tartlet.network.attachment import AttachRequest, NetworkMode
@@ -85,26 +85,6 @@ def supervisor(number: int) -> Generator[tuple[subprocess.Popen[str], int, str]]
             process.kill()
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-
-
-@contextmanager
-def echo() -> Generator[None]:
-    """A server on the host's uplink that answers every datagram with itself."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind((UPLINK_ADDRESS, PORT))
-
-        def answer() -> None:
-            while (heard := server.recvfrom(2048))[0]:
-                server.sendto(*heard)
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        try:
-            yield
-        finally:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
-                last.sendto(b"", (UPLINK_ADDRESS, PORT))
-            thread.join()
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["supervisor", "qemu", "process"])), ids="-".join)

@@ -6,9 +6,8 @@ import json
 import os
 import signal
 import socket
-import threading
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,12 @@ from tartlet.network.namespace.userns import Userns
 from tartlet.network.rules.refusals import logged
 from tartlet.network.shared.addresses import MacTaken
 from tartlet.network.shared.loopback import PortTaken
+from uplink import PORT, echo
 from vm_lab import is_child, words_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root, pytest.mark.usefixtures("inside_private_network")]
 
 GATEWAY, NEIGHBOUR_GATEWAY = "192.168.64.1", "192.168.128.1"
-PORT = 9998
 
 
 @pytest.fixture(params=[Userns(), Bridge(on_demand=True)], ids=["userns", "bridge"], autouse=True)
@@ -62,26 +61,6 @@ async def guest(backend: NetworkBackend, request: AttachRequest) -> AsyncGenerat
         assert answer is not None
         assert (answer.kind, str(answer.address)) == (ACK, attachment.record.guest_address)
         yield attachment, tap
-
-
-@contextmanager
-def echo() -> Generator[None]:
-    """A server on the host's uplink that answers every datagram with itself."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind((UPLINK_ADDRESS, PORT))
-
-        def answer() -> None:
-            while (heard := server.recvfrom(2048))[0]:
-                server.sendto(*heard)
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        try:
-            yield
-        finally:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
-                last.sendto(b"", (UPLINK_ADDRESS, PORT))
-            thread.join()
 
 
 @pytest.mark.parametrize(

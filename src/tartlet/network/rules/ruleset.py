@@ -52,7 +52,8 @@ def base_table(bridge: str, subnet: IPv4Network, *, host_only: bool = False, hid
 
     The guard drops frames of taps (`TAP_PREFIX`) that no VM's table has seen, so a VM whose table is gone is mute. The
     mark is wiped only after the guards of all networks here have looked. VMs are delivered ARP and IPv4 only: one rule
-    for all of them, because every chain costs every packet a look.
+    for all of them, because every chain costs every packet a look. The tables have no owner, whose death would take the
+    guard away while guests live.
 
     With `hides_clients` guests see their gateway as the client of exposed ports. Without it they do so only where the
     client is the host, which they could not answer.
@@ -70,7 +71,6 @@ def base_table(bridge: str, subnet: IPv4Network, *, host_only: bool = False, hid
     )
     masquerade = "" if host_only else f'ip saddr {subnet} oifname != "{bridge}" masquerade'
     return f"""table inet tart_{bridge} {{
-    flags owner;
     chain outgoing {{
         type nat hook postrouting priority srcnat; policy accept;
         oifname "{bridge}" ct status dnat {"" if hides_clients else "fib saddr type local "}masquerade
@@ -78,7 +78,6 @@ def base_table(bridge: str, subnet: IPv4Network, *, host_only: bool = False, hid
     }}{door}
 }}
 table bridge tart_{bridge} {{
-    flags owner;
     chain guard {{
         type filter hook prerouting priority -200; policy accept;
         iifname "{TAP_PREFIX}*" meta mark & {_MARK_MASK} != {_MARK} counter drop

@@ -94,13 +94,11 @@ class Fabric:
 def base_rules(served: Served) -> str:
     """What holds for every guest of the bridge, in tables that belong to no process: they stand while guests live.
 
-    `base_table` gives tables an owner, whose death would take the guard away while guests live. What it leaves open
-    and is closed here: the way from one guest to another by their router. That is seen where frames leave the bridge
-    for the host: the rules for routed packets meet those from port to port too, where br_netfilter is loaded.
+    What `base_table` leaves open and is closed here: the way from one guest to another by their router. That is seen
+    where frames leave the bridge for the host: the rules for routed packets meet those from port to port too, where
+    br_netfilter is loaded.
     """
-    text = base_table(
-        served.bridge, served.network, host_only=not served.routed, hides_clients=served.hides_clients
-    ).replace("flags owner;", "")
+    text = base_table(served.bridge, served.network, host_only=not served.routed, hides_clients=served.hides_clients)
     own = f"{served.gateway}, {served.network.broadcast_address}"
     return f"""{text}
 table bridge tart_{served.bridge} {{
