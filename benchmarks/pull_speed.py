@@ -26,7 +26,7 @@ import anyio
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from pushed_images import half_noise, pushed
 from registries import real_registry
-from tartlet.host.heap import share_heap
+from tartlet.host.heap import tune_memory
 from tartlet.host.paths import Home
 from tartlet.image.cache import ImageCache
 from tartlet.image.layout import Piece, read_layout
@@ -48,7 +48,7 @@ async def main() -> None:
     words.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     asked = words.parse_args()
     if asked.child:
-        share_heap()  # as the command does
+        tune_memory()  # as the command does
         await child(Path(asked.child[0]), parse(asked.child[1]))
         return
     with tempfile.TemporaryDirectory(dir=asked.folder) as place:

@@ -10,7 +10,7 @@ import click
 
 from tartlet.cli.transfer_display import shown_transfer
 from tartlet.cli.wiring import App
-from tartlet.host.heap import share_heap
+from tartlet.host.heap import tune_memory
 from tartlet.image.pull import Pulled
 from tartlet.image.reference import ImageName
 from tartlet.units import human_size
@@ -19,7 +19,7 @@ from tartlet.vm.pull import pull
 
 def pulled(app: App, name: ImageName, insecure: bool, at_once: int, format_: str) -> None:
     """Pull an image, show how far it is and tell what it came to. Raises as `tartlet.vm.pull.pull` does."""
-    share_heap()
+    tune_memory()
     with _said_when_interrupted(name):
         anyio.run(_pulled, app, name, insecure, at_once, format_)
 

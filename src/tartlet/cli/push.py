@@ -59,7 +59,7 @@ def command(
     import anyio
 
     from tartlet.cli.transfer_display import shown_transfer
-    from tartlet.host.heap import share_heap
+    from tartlet.host.heap import tune_memory
     from tartlet.image.manifest import parse_labels
     from tartlet.image.reference import parse
     from tartlet.vm.push import PushOptions, push
@@ -72,7 +72,7 @@ def command(
         populate_cache=populate_cache,
     )
     targets = [parse(name) for name in names]
-    share_heap()
+    tune_memory()
     with _said_when_interrupted(), shown_transfer(plain=app.settings.plain_progress, format_=format_) as display:
         pushed = anyio.run(partial(push, app.store, source, targets, options, report=display.report))
         told = f"pushed {pushed.digest}: {human_size(pushed.sent)} sent, {human_size(pushed.kept)} of the disk reused"

@@ -12,7 +12,7 @@ from tartlet.image.addresses import shown
 from tartlet.image.registry_errors import BadAnswer
 from tartlet.image.transport import BROKEN, Body
 
-BlobBytes = Callable[[int, int], AsyncIterator[bytes]]
+BlobBytes = Callable[[int, int], AsyncIterator[bytes | memoryview]]
 """Gives the bytes of a blob from one offset up to another; asked again for each attempt."""
 
 _PART = 1024 * 1024

@@ -149,13 +149,13 @@ class Decoder:
             self._history = (self._history + block)[-BLOCK:]
 
 
-def encode_blocks(data: bytes) -> list[bytes]:
-    """`data` as blocks in their stored form, without an end mark.
+def encode_blocks(data: bytes) -> list[bytes | memoryview]:
+    """`data` as blocks in their stored form, without an end mark. What is no bytes object is part of `data` itself.
 
     Blocks stand alone (no references back), so the results of several calls may be joined as long as every call but
     the last has a multiple of 64 KiB.
     """
-    blocks: list[bytes] = []
+    blocks: list[bytes | memoryview] = []
     view = memoryview(data)
     compress, zero, pack = lz4.block.compress, encoded_zero_block(), _SIZES.pack
     for start in range(0, len(data), BLOCK):
@@ -168,7 +168,7 @@ def encode_blocks(data: bytes) -> list[bytes]:
         if 0 < len(payload) < size:
             blocks += (_CODED + pack(size, len(payload)), payload)
         else:
-            blocks += (_STORED + _SIZE.pack(size), plain.tobytes())
+            blocks += (_STORED + _SIZE.pack(size), plain)
     return blocks
 
 

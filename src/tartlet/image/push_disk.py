@@ -35,15 +35,16 @@ async def push_disk(
     at_once: int,
     piece_size: int,
 ) -> list[Descriptor]:
-    """Have every piece of a disk in all destinations, `at_once` pieces side by side; its layers in order.
+    """Have every piece of a disk in all destinations, and give its layers in order.
 
+    The registries are busy with `at_once` pieces at the same time; one more is encoded meanwhile.
     `counter` counts bytes of the disk. Raises FileTrouble, OSError and what `Repository` raises, in groups.
     """
     size = piece_size_for(disk.size, piece_size)
     cuts = regions(disk.size, size, cuts_of([image.pieces for image in known]))
-    flow = _Flow(disk, destinations, KnownLayers(known), counter, scratch, size)
+    flow = _Flow(disk, destinations, KnownLayers(known), counter, scratch, size, at_once)
     waiting = iter(cuts)
-    side_by_side = min(at_once, len(cuts))
+    side_by_side = min(at_once + 1, len(cuts))
     async with anyio.create_task_group() as tasks:
         for _ in range(side_by_side):
             tasks.start_soon(flow.work, waiting, side_by_side)
@@ -61,23 +62,27 @@ class _Flow:
         counter: Counter,
         scratch: Path,
         piece_size: int,
+        at_once: int,
     ) -> None:
         self._disk, self._destinations, self._known, self._counter = disk, destinations, known, counter
         self._scratch, self._piece_size = scratch, piece_size
+        self._turns = anyio.Semaphore(at_once)
+        """Whoever speaks with the registries has one."""
         self.layers: dict[int, list[Descriptor]] = {}
         """Of each region that is done, by its offset."""
 
-    async def work(self, waiting: Iterator[Region], at_once: int) -> None:
-        """Do one region after the other, as `at_once` do at the same time."""
-        with spool_for(self._scratch, self._piece_size, at_once) as spool:
+    async def work(self, waiting: Iterator[Region], side_by_side: int) -> None:
+        """Do one region after the other, as `side_by_side` do at the same time."""
+        with spool_for(self._scratch, self._piece_size, side_by_side) as spool:
             for region in waiting:
                 self.layers[region.offset] = await self._kept(region) or await self._encoded(region, spool)
 
     async def _kept(self, region: Region) -> list[Descriptor]:
         """The layer of another image that holds the region, when every repository has it now; else nothing."""
-        found = await self._known_layer(region)
-        if found is None or not await self._obtained(found):
-            return []
+        async with self._turns:
+            found = await self._known_layer(region)
+            if found is None or not await self._obtained(found):
+                return []
         self._counter.reuse(region.size)
         return [found.piece.blob]
 
@@ -114,7 +119,8 @@ class _Flow:
             part = Region(offset, min(self._piece_size, region.end - offset))
             layer, data = await self._coded(part, spool)
             share = _Share(part.size, layer.size, self._counter)
-            await send_to_all(self._destinations, layer, share.watched(data))
+            async with self._turns:
+                await send_to_all(self._destinations, layer, share.watched(data))
             share.finish()
             layers.append(layer)
         return layers
@@ -138,7 +144,7 @@ class _Share:
     def watched(self, data: BlobBytes) -> BlobBytes:
         """The same bytes; what is read of them counts as sent."""
 
-        async def parts(start: int, end: int) -> AsyncGenerator[bytes]:
+        async def parts(start: int, end: int) -> AsyncGenerator[bytes | memoryview]:
             at = start
             async for part in data(start, end):
                 yield part

@@ -12,7 +12,7 @@ from typing import Protocol
 from tartlet.image.bodies import BlobBytes, from_file
 from tartlet.units import MIB
 
-_MOST_IN_MEMORY = 128 * MIB
+_MOST_IN_MEMORY = 160 * MIB
 """Of all pieces together that are on their way at the same time; larger ones go through files."""
 
 
@@ -47,10 +47,10 @@ class MemorySpool:
     def blob(self) -> BlobBytes:
         kept = self._parts
 
-        async def parts(start: int, end: int) -> AsyncGenerator[bytes]:
+        async def parts(start: int, end: int) -> AsyncGenerator[memoryview]:
             at = 0
             for part in kept:
-                wanted = part[max(0, start - at) : max(0, end - at)]  # the part itself when it is wanted whole
+                wanted = memoryview(part)[max(0, start - at) : max(0, end - at)]
                 at += len(part)
                 if wanted:
                     yield wanted

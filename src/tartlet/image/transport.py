@@ -45,7 +45,7 @@ BROKEN = (aiohttp.ClientError, ConnectionError, TimeoutError, ssl.SSLError)
 FAILURES = (*BROKEN, RegistryError)
 """What `Attempts.failed` judges."""
 
-Body = Callable[[], AsyncIterable[bytes]]
+Body = Callable[[], AsyncIterable[bytes | memoryview]]
 """Makes the bytes of a request anew for each attempt."""
 
 USER_AGENT = f"Tartlet/{__version__} ({platform.system()} {platform.release()}; {platform.machine()})"
@@ -134,7 +134,7 @@ class _Stall:
     def __init__(self) -> None:
         self._scope = anyio.CancelScope()
 
-    async def watched(self, body: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    async def watched(self, body: AsyncIterable[bytes | memoryview]) -> AsyncGenerator[bytes | memoryview]:
         async for part in body:
             self._scope.deadline = anyio.current_time() + STALL_SECONDS
             yield part
@@ -216,7 +216,10 @@ def _timeout(read_seconds: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=read_seconds)
 
 
-def _context(ca_file: str | None) -> ssl.SSLContext:
+def _context(ca_file: str | None) -> ssl.SSLContext | bool:
+    """What connections trust; True for aiohttp's own context: it is there already and trusts what the system does."""
+    if not ca_file and not {"SSL_CERT_FILE", "SSL_CERT_DIR"} & os.environ.keys():
+        return True
     context = ssl.create_default_context()
     if ca_file:
         context.load_verify_locations(ca_file)
