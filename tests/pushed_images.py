@@ -9,19 +9,20 @@ from pathlib import Path
 
 from cached_images import CONFIG
 from tartlet.image.bodies import from_bytes
-from tartlet.image.layers import cut
+from tartlet.image.layers import Region, cut
 from tartlet.image.manifest import (
     NVRAM,
     OCI_CONFIG,
     VM_CONFIG,
+    Descriptor,
     blob_descriptor,
     flat_manifest,
     oci_config,
 )
 from tartlet.image.registry import Repository
-from tartlet.image.source import raw_disk
+from tartlet.image.source import DiskSource, raw_disk
 from tartlet.image.spool import MemorySpool
-from tartlet.image.transfer import push_piece
+from tartlet.image.transfer import encode_piece
 from tartlet.image.upload import push_blob
 from tartlet.units import MIB
 
@@ -53,7 +54,7 @@ async def pushed(
     """Push an image with pieces of `piece` bytes; returns the manifest's digest."""
     with raw_disk(disk) as source:
         size = source.size
-        layers = [(await push_piece(repository, source, region, MemorySpool()))[0] for region in cut(size, piece)]
+        layers = [await _pushed_piece(repository, source, region) for region in cut(size, piece)]
     small = {
         VM_CONFIG: config,
         NVRAM: nvram,
@@ -71,3 +72,9 @@ async def pushed(
         uploaded=WHEN,
     )
     return await repository.put_manifest(tag, manifest.encoded())
+
+
+async def _pushed_piece(repository: Repository, source: DiskSource, region: Region) -> Descriptor:
+    layer, data = await encode_piece(source, region, MemorySpool())
+    await push_blob(repository, layer, data)
+    return layer

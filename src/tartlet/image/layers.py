@@ -53,7 +53,6 @@ class PieceEncoder:
         self._spans = _spans(source, region)
         self._plain, self._coded = hashlib.sha256(), hashlib.sha256()
         self._coded_size = 0
-        self._done = 0
         self._descriptor: Descriptor | None = None
 
     @property
@@ -80,13 +79,7 @@ class PieceEncoder:
             )
         return coded
 
-    def take_done(self) -> int:
-        """The bytes of the region that were encoded since this was asked the last time."""
-        done, self._done = self._done, 0
-        return done
-
     def _encoded(self, start: int, end: int, has_data: bool) -> bytes:
-        self._done += end - start
         if not has_data:
             _hash_zeros(self._plain, end - start)
             return _coded_zeros(end - start)

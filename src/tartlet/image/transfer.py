@@ -22,10 +22,9 @@ from tartlet.image.piece_writer import CorruptBlob, PieceWriter
 from tartlet.image.registry import Repository
 from tartlet.image.source import DiskSource
 from tartlet.image.spool import Spool
-from tartlet.image.upload import push_blob
 
 Progress = Callable[[int], None]
-"""Told the bytes that were done since the last time: of the blob when fetching, of the disk when encoding."""
+"""Told the bytes of the blob that came since the last time."""
 
 _ON_THE_WAY = 4
 """Parts that wait between the network and the decoder."""
@@ -104,21 +103,18 @@ async def _send(repository: Repository, blob: Descriptor, sending: MemoryObjectS
             await sending.send(part)
 
 
-async def encode_piece(
-    source: DiskSource, region: Region, spool: Spool, *, progress: Progress = _ignored
-) -> tuple[Descriptor, BlobBytes]:
+async def encode_piece(source: DiskSource, region: Region, spool: Spool) -> tuple[Descriptor, BlobBytes]:
     """Turn a region of a disk into a layer and its bytes, which go to `spool` unless they are all zeros.
 
     The bytes can be read until `spool` takes the next ones. Raises FileTrouble, OSError.
     """
     zeros = await to_thread.run_sync(zero_layer, source, region)
     if zeros is not None:
-        progress(region.size)
         return zeros, from_zeros(region.size)
     encoder = PieceEncoder(source, region)
     await to_thread.run_sync(spool.clear)
     while await to_thread.run_sync(_turn, encoder, spool):
-        progress(encoder.take_done())
+        pass
     return encoder.descriptor, spool.blob()
 
 
@@ -140,17 +136,3 @@ def from_zeros(size: int) -> BlobBytes:
                 yield wanted
 
     return parts
-
-
-async def push_piece(
-    repository: Repository,
-    source: DiskSource,
-    region: Region,
-    spool: Spool,
-    *,
-    chunk_size: int = 0,
-    mount_from: str | None = None,
-) -> tuple[Descriptor, int]:
-    """Encode a region and have its layer in the repository; returns the layer and the bytes that had to be sent."""
-    layer, data = await encode_piece(source, region, spool)
-    return layer, await push_blob(repository, layer, data, chunk_size=chunk_size, mount_from=mount_from)
