@@ -24,8 +24,7 @@ OTHER_ARCH = "arm64" if host_arch() == "amd64" else "amd64"
 HOLD = """
 import fcntl, os, signal, sys
 heard = []
-for number in (signal.SIGINT, signal.SIGUSR1):
-    signal.signal(number, lambda number, frame: heard.append(number))
+signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
 file = open(sys.argv[1], "r+")
 fcntl.lockf(file, fcntl.LOCK_EX)
 print("held", flush=True)
@@ -392,7 +391,7 @@ def test_ip_gives_up_in_time(home: Path) -> None:
     assert 2 <= time.monotonic() - begun < 20
 
 
-# stop, suspend, wait
+# stop, wait
 
 
 def test_stop_asks_the_supervisor_and_waits_for_it(home: Path) -> None:
@@ -422,13 +421,6 @@ def test_stop_then_delete_of_a_vm_left_running(home: Path) -> None:
     with supervised(home, "debian"):
         assert tart(home, "stop", "debian").code == 0
         assert tart(home, "delete", "debian").code == 0
-
-
-def test_suspend_tells_the_supervisor_and_returns(home: Path) -> None:
-    with supervised(home, "debian") as supervisor:
-        assert tart(home, "suspend", "debian") == Called(0, "", "")
-        assert supervisor.stdout is not None
-        assert supervisor.stdout.read() == f"{int(signal.SIGUSR1)}\n"
 
 
 def test_wait_tells_how_a_vm_ended(home: Path) -> None:

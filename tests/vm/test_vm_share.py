@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 from leftovers import process_ids
@@ -24,8 +25,11 @@ def test_a_folder_is_shared_and_its_server_is_missed(stopped: Lab, tmp_path: Pat
         assert (folder / "answer").read_text() == "from the guest\n"
         assert (folder / "answer").stat().st_uid == os.geteuid()
 
-        stopped.done("suspend", "mini")
-        until(lambda: "run it without --dir, or with :sync" in stopped.done("logs", "mini"), "the refusal and its hint")
+        refused = stopped.tart("suspend", "mini")
+        said = refused.err.splitlines()
+        assert (refused.code, len(said), "--dir" in said[0], "--dir=…:sync" in said[1]) == (1, 2, True, True), refused
+        kill(stopped.supervisor(), signal.SIGUSR1)
+        until(lambda: all(line in stopped.done("logs", "mini") for line in said), "the same in its log")
         refused = stopped.tart("snapshot", "create", "mini")
         assert (refused.code, "which QEMU cannot save" in refused.err) == (1, True)
         assert "tart stop mini" in refused.err

@@ -17,6 +17,8 @@ def command(app: App, name: str) -> None:
 
     Returns at once: follow the state with 'tart get', or wait for the end with 'tart wait'.
     """
+    import anyio
+
     from tartlet.vm.stop import request_suspend
 
-    request_suspend(app.store.open(name))
+    anyio.run(request_suspend, app.store.open(name))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
@@ -26,7 +27,7 @@ from tartlet.hypervisor import state_file
 from tartlet.hypervisor.devices import GUEST_AGENT_PORT
 from tartlet.hypervisor.disk_options import parse_root_disk_options
 from tartlet.hypervisor.process import Process
-from tartlet.hypervisor.qmp import Monitor
+from tartlet.hypervisor.qmp import Monitor, MonitorUnreachable
 from tartlet.hypervisor.qmp_events import Event, Events
 from tartlet.hypervisor.root_disk import RootDisk
 from tartlet.hypervisor.state_file import SaveFailed
@@ -38,8 +39,11 @@ from tartlet.vm.folder_sync import FolderSync
 from tartlet.vm.network_record import kept_up
 from tartlet.vm.plan import Plan
 from tartlet.vm.run_log import RunLog, kept_short
+from tartlet.vm.suspendable import check_suspendable
 from tartlet.vm.web import WebConsole
 from tartlet.vsock.slot import VsockSlot
+
+log = logging.getLogger(__name__)
 
 _QUIT_TIMEOUT = 5
 """Seconds QEMU gets to flush its disks and end when the power is cut; then it is killed."""
@@ -142,6 +146,18 @@ class RunningVm:
     async def _end_without(self, lost: Callable[[], Awaitable[UserError]]) -> None:
         raise await lost()
 
+    @contextmanager
+    def telling(self) -> Generator[None]:
+        """Tell whoever watches what keeps the block from carrying an order out; the VM goes on."""
+        try:
+            yield
+        except MonitorUnreachable as exc:
+            log.debug("QEMU ended before it could obey: %s", exc)
+        except UserError as exc:
+            self.announce(str(exc))
+            if exc.hint:
+                self.announce(exc.hint)
+
     async def agent_answers(self) -> None:
         """Return when the guest's agent answers, and the folders that are synchronised are in the guest."""
         await self.agents.answers()
@@ -175,21 +191,14 @@ class RunningVm:
     async def suspend(self) -> None:
         """Save the machine to the VM's folder and end it. When that fails it goes on.
 
-        Raises SaveFailed, StillPlugged, CommandFailed, MonitorUnreachable.
+        Raises CannotSuspend, SaveFailed, StillPlugged, CommandFailed, MonitorUnreachable.
 
         When the power is cut meanwhile, that wins. Asked again meanwhile, nothing more is done.
         """
-        if self.plan.folders.devices:
-            raise SaveFailed(
-                "a VM cannot be suspended while it shares folders, which QEMU cannot save",
-                "run it without --dir, or with :sync",
-            )
+        check_suspendable(self.plan)
         if self._suspending:  # a second save would fail, and then let the guest go on behind the first one's back
             self.announce("The VM is being suspended already.")
             return
-        if self.plan.image_disks:
-            names = ", ".join(self.plan.image_disks)
-            raise SaveFailed(f"its copy of {names} would not outlive this run", "run it without that --disk")
         self._suspending = True
         try:
             self.announce("Suspending VM...")

@@ -28,6 +28,7 @@ from tartlet.vm.live import RunningVm
 from tartlet.vm.manage import SOCKET, BadOrder, Client, obeying
 from tartlet.vm.snapshot import FoldersShared, place
 from tartlet.vm.snapshot_names import checked_tag
+from tartlet.vm.suspendable import check_suspendable
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ async def taking_orders(vm: RunningVm) -> AsyncGenerator[None]:
         "screenshot": _screenshot,
         "input": _input,
         "console": _console,
+        "suspend": _suspend,
         "snapshot": _snapshot,
         "fork": _fork,
         "grow": _grow,
@@ -75,6 +77,14 @@ async def _input(vm: RunningVm, client: Client) -> None:
         raise BadOrder("input without events")
     await vm.monitor.send_input(cast("list[dict[str, Any]]", events))
     await client.answer()
+
+
+async def _suspend(vm: RunningVm, client: Client) -> None:
+    """Answered before it is done: the client does not wait for the memory to be written."""
+    check_suspendable(vm.plan)
+    await client.answer()
+    with vm.telling():
+        await vm.suspend()
 
 
 async def _snapshot(vm: RunningVm, client: Client) -> None:

@@ -33,13 +33,6 @@ class StopFailed(UserError):
         )
 
 
-class SuspendFailed(UserError):
-    """The supervisor could not be told to suspend."""
-
-    def __init__(self, name: str, cause: OSError) -> None:
-        super().__init__(f'failed to suspend VM "{name}": {cause.strerror}', "suspend it as the user who runs it")
-
-
 class StillRunning(TimeIsUp):
     """The VM did not end in the time it was given."""
 
@@ -95,15 +88,15 @@ def _kill(vm: VmFolder, process: WatchedProcess) -> None:
     process.ended_within(_LAST_GASP)
 
 
-def request_suspend(vm: VmFolder) -> None:
-    """Tell the supervisor to save the machine and end; does not wait. Raises VmNotRunning, SuspendFailed."""
-    with watched(vm.supervisor) as process:
-        if process is None:
-            raise VmNotRunning(vm.name)
-        try:
-            process.signal(signal.SIGUSR1)
-        except OSError as exc:
-            raise SuspendFailed(vm.name, exc) from exc
+async def request_suspend(vm: VmFolder) -> None:
+    """Tell the supervisor to save the machine and end; does not wait for that.
+
+    Raises VmNotRunning, SupervisorGone, FileTrouble, and Refused when this VM cannot be suspended.
+    """
+    from tartlet.vm.ask import asked
+
+    async with asked(vm, "suspend"):
+        pass
 
 
 def wait_until_stopped(vm: VmFolder, timeout: float | None = None) -> LastRun:

@@ -15,7 +15,6 @@ from typing import cast
 import anyio
 
 from tartlet.errors import UserError
-from tartlet.hypervisor.qmp import MonitorUnreachable
 from tartlet.share.arguments import synced
 from tartlet.vm.ended import Ending, LastRun
 from tartlet.vm.inherited import Inherited
@@ -99,7 +98,7 @@ class _Orders:
     async def _carry_out(self, number: signal.Signals) -> None:
         await self._running.wait()
         vm = cast("RunningVm", self._vm)
-        try:
+        with vm.telling():
             if number in _TO_END:
                 vm.announce("Stopping VM...")
                 await vm.power_off()
@@ -108,12 +107,6 @@ class _Orders:
             else:
                 vm.announce("Requesting guest OS to stop...")
                 await vm.press_power_button()
-        except MonitorUnreachable as exc:
-            log.debug("QEMU ended before it could obey %s: %s", number.name, exc)
-        except UserError as exc:  # the VM goes on
-            vm.announce(str(exc))
-            if exc.hint:
-                vm.announce(exc.hint)
 
 
 async def _report_readiness(vm: RunningVm, on_ready: Callable[[], None]) -> None:
