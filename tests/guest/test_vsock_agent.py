@@ -169,8 +169,9 @@ async def test_its_address_is_told_and_connections_are_refused_with_the_reason(c
     async def nowhere(_: bytes) -> None:
         raise AssertionError
 
-    with pytest.raises(AgentCannot, match=r"behind vsock.*cannot carry connections.*tart agent install"):
+    with pytest.raises(AgentCannot, match=r"behind vsock.*cannot carry connections$") as caught:
         await channel.join(22, nothing(), nowhere)
+    assert "tart agent install" in (caught.value.hint or "")
 
 
 async def test_many_at_once_and_one_that_is_not_read(channel: GuestChannel, tmp_path: Path) -> None:
@@ -285,7 +286,7 @@ async def test_it_comes_before_qemus_which_keeps_nobody_waiting(tmp_path: Path) 
 async def test_where_only_qemus_is_the_device_goes_and_does_not_come_back(tmp_path: Path) -> None:
     with scripted_qga() as (port, _):
         async with served(tmp_path, qemu=port) as (agents, wire), connect(tmp_path) as channel:
-            with pytest.raises(AgentCannot, match="puts it there"):
+            with pytest.raises(AgentCannot, match="which answers in this VM"):
                 await heard(channel, command=Command(name="true", tty=True))
             await heard(channel, "true")
             await eventually(lambda: agents.vsock.missing and not wire.is_plugged)

@@ -13,6 +13,7 @@ from grpclib.client import Stream
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
+from tartlet.guest import wire
 from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable, escaped, refused
 
 OVER = (StreamTerminatedError, ProtocolError, h2.exceptions.ProtocolError)
@@ -39,8 +40,11 @@ async def received(stream: Stream[Any, T]) -> T | None:
 
 
 @asynccontextmanager
-async def translated() -> AsyncGenerator[None]:
-    """Turn the errors of gRPC and HTTP/2 into ours, also out of a group."""
+async def translated(*, with_hints: bool) -> AsyncGenerator[None]:
+    """Turn the errors of gRPC and HTTP/2 into ours, also out of a group.
+
+    `with_hints`: the other side is a supervisor of ours, which sends hints. A guest may not give the user advice.
+    """
     task = cast("asyncio.Task[object]", asyncio.current_task())
     cancelled = task.cancelling()
     try:
@@ -49,7 +53,7 @@ async def translated() -> AsyncGenerator[None]:
         while task.cancelling() > cancelled:
             task.uncancel()  # grpclib 0.4 cancels whoever waits for a stream that is lost, and leaves it at that
         cause = _first(exc)
-        error = _ours(cause)
+        error = _ours(cause, with_hints)
         if error is None:
             raise cause from cause.__cause__
         raise error from cause
@@ -61,12 +65,17 @@ def _first(error: Exception) -> Exception:
     return error
 
 
-def _ours(error: Exception) -> Exception | None:
+def _ours(error: Exception, with_hints: bool) -> Exception | None:
     if isinstance(error, GRPCError):
-        text = escaped(error.message or error.status.name)
-        if error.status is Status.UNAVAILABLE:
-            return AgentUnavailable(text)
-        return AgentCannot(text) if error.status is Status.UNIMPLEMENTED else refused(text)
+        return _refusal(error.status, error.message or error.status.name, with_hints)
     if isinstance(error, _FOREIGN):
         return AgentUnavailable(f"the connection to the guest agent was lost: {escaped(str(error))}")
     return None
+
+
+def _refusal(status: Status, reason: str, with_hints: bool) -> AgentUnavailable | AgentFailed:
+    message, hint = wire.message_and_hint(reason) if with_hints else (reason, None)
+    text, hint = escaped(message), None if hint is None else escaped(hint)
+    if status is Status.UNAVAILABLE:
+        return AgentUnavailable(text, hint)
+    return AgentCannot(text, hint) if status is Status.UNIMPLEMENTED else refused(text, hint)

@@ -62,7 +62,7 @@ async def connect(folder: Path, patience: float = PATIENCE) -> AsyncGenerator[Gu
     """
     channel = SocketChannel(await _connected(folder, patience), config=_CONFIG)
     try:
-        yield GuestChannel(channel, patience)
+        yield GuestChannel(channel, patience, of_ours=True)
     finally:
         channel.close()
         await anyio.lowlevel.cancel_shielded_checkpoint()  # asyncio closes the socket in the loop's next turn
@@ -73,7 +73,7 @@ def over(sock: socket.socket) -> Generator[GuestChannel]:
     """The channel to an agent at the other end of a connected socket, which is closed when the block ends."""
     channel = SocketChannel(sock, config=_CONFIG)
     try:
-        yield GuestChannel(channel, 0)
+        yield GuestChannel(channel, 0, of_ours=False)
     finally:
         channel.close()
 
@@ -81,11 +81,12 @@ def over(sock: socket.socket) -> Generator[GuestChannel]:
 class GuestChannel:
     """One connection to a VM's control socket; any number of calls may use it at the same time."""
 
-    def __init__(self, channel: Channel, patience: float) -> None:
+    def __init__(self, channel: Channel, patience: float, *, of_ours: bool) -> None:
+        """`of_ours`: a supervisor is at the other end, and not an agent itself."""
         self._exec = StreamStreamMethod(channel, wire.EXEC, ExecRequest, ExecResponse)
         self._resolve_ip = UnaryUnaryMethod(channel, wire.RESOLVE_IP, ResolveIPRequest, ResolveIPResponse)
         self._connect = StreamStreamMethod(channel, wire.CONNECT, IOChunk, IOChunk)
-        self._patience = patience
+        self._patience, self._of_ours = patience, of_ours
         self.agent: str | None = None
         """Which agent has carried out the last command, when the server tells."""
         self.transport: str | None = None
@@ -107,7 +108,7 @@ class GuestChannel:
         Raises AgentUnavailable, AgentCannot, AgentFailed, and what the writers and the reader raise.
         """
         code = 0
-        async with translated(), anyio.create_task_group() as tasks:
+        async with translated(with_hints=self._of_ours), anyio.create_task_group() as tasks:
             metadata = {wire.PATIENCE: str(int(self._patience))}
             if command.user:
                 metadata[wire.USER] = quote(command.user)
@@ -139,7 +140,7 @@ class GuestChannel:
 
         Cancelling kills the command. Raises AgentUnavailable, AgentFailed, and what `more` and `answer` raise.
         """
-        async with translated(), anyio.create_task_group() as tasks:
+        async with translated(with_hints=self._of_ours), anyio.create_task_group() as tasks:
             try:
                 async with self._exec.open() as stream:
                     await stream.send_message(command)
@@ -161,7 +162,7 @@ class GuestChannel:
         What `incoming` yields goes to the guest, its end too; what comes from there goes to `outgoing`, b"" at its end.
         Raises AgentUnavailable, AgentCannot, AgentFailed (nobody listens), and what reader and writer raise.
         """
-        async with translated(), anyio.create_task_group() as tasks:
+        async with translated(with_hints=self._of_ours), anyio.create_task_group() as tasks:
             metadata = {wire.PATIENCE: str(int(self._patience)), wire.PORT: str(port)}
             async with self._connect.open(metadata=metadata) as stream:
                 await stream.send_request()
@@ -179,7 +180,7 @@ class GuestChannel:
         """
         try:
             with anyio.move_on_after(patience):
-                async with translated(), self._resolve_ip.open() as stream:
+                async with translated(with_hints=self._of_ours), self._resolve_ip.open() as stream:
                     await stream.send_message(ResolveIPRequest(), end=True)
                     wire.bound(stream)
                     reply = await received(stream)

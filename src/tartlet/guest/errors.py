@@ -40,9 +40,9 @@ class AgentFailed(UserError):
         super().__init__(escaped(text) or "the guest agent gave no reason", hint)
 
 
-def refused(text: str) -> AgentFailed:
-    """The error for an agent's reason, with a hint where there is one."""
-    return AgentFailed(text, next((hint for phrase, hint in _HINTS.items() if phrase in text), None))
+def refused(text: str, hint: str | None = None) -> AgentFailed:
+    """The error for an agent's reason, with the hint that fits it where none is given."""
+    return AgentFailed(text, hint or next((fitting for phrase, fitting in _HINTS.items() if phrase in text), None))
 
 
 class AgentCannot(AgentFailed):

@@ -29,7 +29,7 @@ async def forwarded(
     """Lead connections to `address` on to a port of the guest's loopback for the length of the block.
 
     `folder` is the running VM's. Gives the local port, a free one for 0. A connection that cannot be carried on is
-    closed, and `note` gets the reason. Raises FileTrouble when the local port cannot be had.
+    closed, and `note` gets the reason, then what to do. Raises FileTrouble when the local port cannot be had.
     """
     try:
         listener = await anyio.create_tcp_listener(local_host=address, local_port=local_port)
@@ -44,6 +44,8 @@ async def forwarded(
                     await _carry(folder, port, local)
                 except UserError as exc:
                     note(str(exc))
+                    if exc.hint:
+                        note(exc.hint)
 
         tasks.start_soon(listener.serve, serve)
         yield int(listener.extra(SocketAttribute.local_port))  # noqa: S610 - anyio's, not Django's

@@ -45,6 +45,9 @@ _MOST_PATIENCE = 3600.0
 _CLOSING_TIME = 5.0
 """Seconds in which the calls of the last clients must have ended."""
 
+_STATUS = {AgentUnavailable: Status.UNAVAILABLE, AgentCannot: Status.UNIMPLEMENTED, AgentFailed: Status.UNKNOWN}
+"""By kinds of errors; the first one that fits counts."""
+
 
 @asynccontextmanager
 async def serving(listener: socket.socket, agents: GuestAgents) -> AsyncGenerator[None]:
@@ -207,17 +210,10 @@ def _result(result: T | Exception) -> T:
 
 def _status(error: UserError) -> Exception:
     """What a client is told of it."""
-    if isinstance(error, AgentUnavailable):
-        return GRPCError(Status.UNAVAILABLE, str(error))
-    if isinstance(error, AgentCannot):
-        return GRPCError(Status.UNIMPLEMENTED, _with_hint(error))
-    if isinstance(error, AgentFailed):
-        return GRPCError(Status.UNKNOWN, str(error))
+    for kind, status in _STATUS.items():
+        if isinstance(error, kind):
+            return GRPCError(status, wire.reason(error))
     return error
-
-
-def _with_hint(error: AgentCannot) -> str:
-    return f"{error}; {error.hint}" if error.hint else str(error)
 
 
 def _command(told: ExecRequest.Command, user: str, *, bulky: bool) -> Command:

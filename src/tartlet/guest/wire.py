@@ -8,7 +8,7 @@ from typing import Protocol, cast
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from tartlet.guest.agent_pb2 import ExecRequest, ExecResponse, ResolveIPRequest, ResolveIPResponse
+from tartlet.errors import UserError
 
 SOCKET_NAME = "control.sock"
 """In the VM's folder."""
@@ -43,7 +43,16 @@ LARGEST_MESSAGE = 4 << 20
 WINDOW = 1 << 20
 """Bytes in flight for one stream and one connection."""
 
-__all__ = ["EXEC", "RESOLVE_IP", "ExecRequest", "ExecResponse", "ResolveIPRequest", "ResolveIPResponse", "bound"]
+
+def reason(error: UserError) -> str:
+    """The message of a gRPC status: what happened, and in a second line what to do."""
+    return f"{error}\n{error.hint}" if error.hint else str(error)
+
+
+def message_and_hint(reason: str) -> tuple[str, str | None]:
+    """What `reason` was made of."""
+    message, _, hint = reason.partition("\n")
+    return message, hint or None
 
 
 class _HasData(Protocol):
