@@ -146,12 +146,28 @@ async def test_what_an_old_agent_does_not_know_is_done_all_the_same(channel: Gue
     [
         (Command(name="no-such"), "no-such: not found in /"),
         (Command(name="no-such", env={"A": "b"}, tty=True), "no-such: not found in /"),
+        (Command(name="no-such", detach=True), "no-such: not found in /"),
         (Command(name="true", workdir="/no/such"), "cannot enter the folder /no/such"),
     ],
 )
 async def test_a_program_that_cannot_start_is_an_error(channel: GuestChannel, command: Command, text: str) -> None:
     with pytest.raises(AgentFailed, match=text):
         await heard(channel, command=command)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("user", ["nobody-knows", "4123456"])
+async def test_a_user_that_the_guest_does_not_have_is_an_error_with_a_hint(
+    channel: GuestChannel, user: str, detach: bool
+) -> None:
+    with pytest.raises(AgentFailed, match=f"^the guest has no user {user}$") as caught:
+        await heard(channel, command=Command(name="true", user=user, detach=detach))
+    assert "/etc/passwd" in (caught.value.hint or "")
+
+
+async def test_a_user_told_by_number_is_one_too(channel: GuestChannel) -> None:
+    said = await heard(channel, command=Command(name="id", args=("-u",), user=str(os.geteuid())))
+    assert said.out.decode() == f"{os.geteuid()}\n"
 
 
 async def test_a_cancelled_command_is_killed(channel: GuestChannel) -> None:

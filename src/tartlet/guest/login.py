@@ -37,9 +37,9 @@ case $1 in
     [ -n "$found" ] || refuse "$1: not found in $PATH" ;;
 esac
 unset IFS OLDPWD
-exec "$@"
 """
 """Looks the program up first, so that one that cannot start is told apart from one that ends with 127."""
+_TO_ITS_END, _DETACHED = 'exec "$@"', 'setsid "$@" < /dev/null > /dev/null 2>&1 &'
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +62,21 @@ class Login:
             return cls(("setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--reset-env", "--"))
         return cls(("su", "-s", "/bin/sh", "-c", 'exec "$@"', "--", USER, "sh"))
 
-    def prepared(self, command: Command, *, path: str | None = PATH) -> Prepared:
+    def prepared(self, command: Command, token: str | None = None, *, path: str | None = PATH) -> Prepared:
         """The words that run `command`, with this PATH or with that which it finds.
 
-        Raises AgentFailed for what no program can be given.
+        `token`: what a refusal begins with, where the prefix refuses too. Raises AgentFailed for what no program can be
+        given.
         """
         variables = [f"{key}={value}" for key, value in command.env.items()]
         if any(not key or "=" in key for key in command.env):
             raise AgentFailed("the name of an environment variable is empty or holds a =")
-        token = secrets.token_hex(16)
+        token = token or secrets.token_hex(16)
         if path is not None:
             variables.insert(0, f"PATH={path}")
         words = [*self.prefix, *(["env", "--"] if variables else []), *variables]
-        words += ["/bin/sh", "-c", _RUN, "tart", token, command.workdir, command.name, *command.args]
+        script = _RUN + (_DETACHED if command.detach else _TO_ITS_END)
+        words += ["/bin/sh", "-c", script, "tart", token, command.workdir, command.name, *command.args]
         if any("\0" in word for word in words):
             raise AgentFailed("a word of the command holds a zero byte")
         return Prepared(words, token)

@@ -6,6 +6,7 @@ know at all (users), is done by words in front of the command.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 
 from grpclib.server import Stream
@@ -19,12 +20,16 @@ from tartlet.guest.vsock_agent import VsockAgent
 ExecStream = Stream[ExecRequest, ExecResponse]
 
 _BECOME = """\
-user=$1; shift
+token=$1 user=$2; shift 2
+case $user in
+  *[!0-9]*) id -u -- "$user" ;;
+  *) grep "^[^:]*:[^:]*:$user:" /etc/passwd || getent passwd "$user" ;;
+esac > /dev/null 2>&1 || { printf '%s the guest has no user %s' "$token" "$user" >&2; exit 127; }
 [ "$(id -un)" = "$user" ] || [ "$(id -u)" = "$user" ] && exec "$@"
 case $user in *[!0-9]*) ;; *) user="#$user" ;; esac
 exec sudo -n -H -u "$user" -- "$@"
 """
-_DETACH = 'setsid "$@" < /dev/null > /dev/null 2>&1 &'
+"""Its words: the token of a refusal, as whom, and the command."""
 
 
 def beyond_vsock(what: str) -> AgentCannot:
@@ -52,11 +57,9 @@ def _prepared(command: Command, *, at_home: bool) -> Prepared | None:
     """Words in front of the command; None when it needs none. Raises AgentFailed for what no program can be given."""
     if not (at_home or command.env or command.workdir or command.user or command.detach):
         return None
-    become = ("/bin/sh", "-c", _BECOME, "sh", command.user) if command.user else ()
-    prepared = Login(become).prepared(command, path=PATH if become else None)
-    if not command.detach:
-        return prepared
-    return Prepared(["/bin/sh", "-c", _DETACH, "sh", *prepared.words], prepared.token)
+    token = secrets.token_hex(16)
+    become = ("/bin/sh", "-c", _BECOME, "sh", token, command.user) if command.user else ()
+    return Login(become).prepared(command, token, path=PATH if become else None)
 
 
 def _with_words(request: ExecRequest, words: list[str]) -> ExecRequest:
