@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tartlet.image.layers import PieceEncoder, Region, cut
-from tartlet.image.manifest import blob_descriptor, flat_manifest, piece_descriptor
-from tartlet.image.source import DiskSource, raw_disk
+from tartlet.image.format.layers import PieceEncoder, Region, cut
+from tartlet.image.format.manifest import blob_descriptor, flat_manifest, piece_descriptor
+from tartlet.image.format.source import DiskSource, raw_disk
 from tartlet.units import GB, GIB, MIB
 
 SIZES = (16, 32, 64, 128, 512)

@@ -28,13 +28,13 @@ from pushed_images import half_noise, pushed
 from registries import real_registry
 from tartlet.host.heap import tune_memory
 from tartlet.host.paths import Home
-from tartlet.image.cache import ImageCache
-from tartlet.image.layout import Piece, read_layout
-from tartlet.image.manifest import read_manifest
-from tartlet.image.piece_writer import PieceWriter
-from tartlet.image.pull import pull
-from tartlet.image.reference import ImageName, parse
-from tartlet.image.registry import opened
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.format.layout import Piece, read_layout
+from tartlet.image.format.manifest import read_manifest
+from tartlet.image.format.piece_writer import PieceWriter
+from tartlet.image.format.reference import ImageName, parse
+from tartlet.image.pull.pull import pull
+from tartlet.image.registry.registry import opened
 from tartlet.units import GB, GIB, MIB
 
 ROUNDS = 3

@@ -33,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from pushed_images import half_noise
 from registries import real_registry
 from tartlet.host.paths import Home
-from tartlet.image.layers import PieceEncoder, cut
-from tartlet.image.layout import read_layout
-from tartlet.image.manifest import MANIFEST, read_manifest
-from tartlet.image.push_plan import PIECE_SIZE
-from tartlet.image.source import raw_disk
+from tartlet.image.format.layers import PieceEncoder, cut
+from tartlet.image.format.layout import read_layout
+from tartlet.image.format.manifest import MANIFEST, read_manifest
+from tartlet.image.format.source import raw_disk
+from tartlet.image.push.plan import PIECE_SIZE
 from tartlet.units import GB, GIB, MIB
 from tartlet.vm import config_file
 from tartlet.vm.model import VmConfig

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tartlet.host.paths import Home
 from tartlet.host.scratch import scratch_folder
-from tartlet.image.cache import ImageCache
-from tartlet.image.cached_image import CachedImage
-from tartlet.image.manifest import digest_of
-from tartlet.image.reference import ImageName, parse
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.cache.cached_image import CachedImage
+from tartlet.image.format.manifest import digest_of
+from tartlet.image.format.reference import ImageName, parse
 
 CONFIG = (
     b'{"version":1,"os":"linux","arch":"amd64","cpuCount":1,"cpuCountMin":1,"memorySize":1048576,'

@@ -10,11 +10,11 @@ from pathlib import Path
 import anyio
 
 from tartlet.host.paths import Home
-from tartlet.image.cache import ImageCache
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.format.reference import parse
 from tartlet.image.progress import TransferProgress
-from tartlet.image.pull import pull
-from tartlet.image.reference import parse
-from tartlet.image.registry import opened
+from tartlet.image.pull.pull import pull
+from tartlet.image.registry.registry import opened
 
 
 async def main() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from pushed_images import disk_file
 from registries import Front
 from tartlet.host.paths import Home
-from tartlet.image.cache import ImageCache
-from tartlet.image.reference import parse
-from tartlet.image.registry import Repository
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.format.reference import parse
+from tartlet.image.registry.registry import Repository
 from tartlet.units import MIB
 
 NOISE = random.Random(11).randbytes(12 * MIB)

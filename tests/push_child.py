@@ -10,13 +10,13 @@ from pathlib import Path
 import anyio
 
 from cached_images import CONFIG
-from tartlet.image.manifest import oci_config
+from tartlet.image.format.manifest import oci_config
+from tartlet.image.format.reference import parse
+from tartlet.image.format.source import raw_disk
 from tartlet.image.progress import TransferProgress
-from tartlet.image.push import PushSource, push_image
-from tartlet.image.push_plan import targets_of
-from tartlet.image.reference import parse
-from tartlet.image.registry import opened
-from tartlet.image.source import raw_disk
+from tartlet.image.push.plan import targets_of
+from tartlet.image.push.push import PushSource, push_image
+from tartlet.image.registry.registry import opened
 
 
 async def main() -> None:

@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cached_images import CONFIG
-from tartlet.image.bodies import from_bytes
-from tartlet.image.layers import Region, cut
-from tartlet.image.manifest import (
+from tartlet.image.format.layers import Region, cut
+from tartlet.image.format.manifest import (
     NVRAM,
     OCI_CONFIG,
     VM_CONFIG,
@@ -19,11 +18,12 @@ from tartlet.image.manifest import (
     flat_manifest,
     oci_config,
 )
-from tartlet.image.registry import Repository
-from tartlet.image.source import DiskSource, raw_disk
-from tartlet.image.spool import MemorySpool
-from tartlet.image.transfer import encode_piece
-from tartlet.image.upload import push_blob
+from tartlet.image.format.source import DiskSource, raw_disk
+from tartlet.image.push.encode import encode_piece
+from tartlet.image.push.spool import MemorySpool
+from tartlet.image.registry.bodies import from_bytes
+from tartlet.image.registry.registry import Repository
+from tartlet.image.registry.upload import push_blob
 from tartlet.units import MIB
 
 WHEN = datetime(2026, 8, 18, tzinfo=UTC)

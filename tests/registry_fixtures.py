@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from registries import Front, front, real_registry
-from tartlet.image import pace
-from tartlet.image.registry import Repository, opened
+from tartlet.image.registry import pace
+from tartlet.image.registry.registry import Repository, opened
 
 
 @pytest.fixture(scope="session")

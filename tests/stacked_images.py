@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tartlet.image.manifest import (
+from tartlet.image.format.manifest import (
     BLOCK_SIZE,
     DISK,
     DISK_SIZE,

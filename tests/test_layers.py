@@ -58,19 +58,29 @@ MAY_IMPORT: dict[str, set[str]] = {
     "units": set(),
     "version": set(),
 }
-NETWORK_MAY_IMPORT: dict[str, set[str]] = {
-    "bridged": {"bridge", "cards", "shared"},
-    "bridge": {"cards", "shared", "rules", "policy"},
-    "namespace": {"shared", "rules", "policy"},
-    "cards": {"shared", "lookup"},
-    "user_mode": {"shared"},
-    "install": {"shared", "rules"},
-    "shared": {"rules"},
-    "rules": {"policy"},
-    "policy": set(),
-    "lookup": set(),
+PART_MAY_IMPORT: dict[str, dict[str, set[str]]] = {
+    "network": {
+        "bridged": {"bridge", "cards", "shared"},
+        "bridge": {"cards", "shared", "rules", "policy"},
+        "namespace": {"shared", "rules", "policy"},
+        "cards": {"shared", "lookup"},
+        "user_mode": {"shared"},
+        "install": {"shared", "rules"},
+        "shared": {"rules"},
+        "rules": {"policy"},
+        "policy": set(),
+        "lookup": set(),
+    },
+    "image": {
+        "push": {"cache", "registry", "format"},
+        "pull": {"cache", "registry", "format"},
+        "cache": {"format"},
+        "registry": {"credentials", "format"},
+        "credentials": set(),
+        "format": set(),
+    },
 }
-"""The folders of the layer `network`. The modules beside them name what all have, or choose between the backends."""
+"""The folders of the large layers. The modules beside them name what all have, or choose between the folders."""
 
 OPEN_TO_ALL = {"errors", "units", "settings", "version"}
 NEEDS_NOTHING_OF_OURS = {"errors", "units", "version"}
@@ -90,18 +100,20 @@ def test_the_table_has_every_layer_and_no_circle() -> None:
     assert order.index("host") < order.index("disk") < order.index("vm") < order.index("cli")
 
 
-@pytest.mark.parametrize("folder", sorted(NETWORK_MAY_IMPORT))
-def test_a_part_of_the_network_imports_only_what_stands_below_it(folder: str) -> None:
-    allowed = NETWORK_MAY_IMPORT[folder] | {folder}
-    used = {name for module in sorted((ROOT / "network" / folder).glob("*.py")) for name in folders_imported(module)}
-    assert used & NETWORK_MAY_IMPORT.keys() <= allowed
+@pytest.mark.parametrize(
+    ("layer", "folder"), [(layer, folder) for layer, parts in PART_MAY_IMPORT.items() for folder in parts]
+)
+def test_a_part_of_a_layer_imports_only_what_stands_below_it(layer: str, folder: str) -> None:
+    parts = PART_MAY_IMPORT[layer]
+    used = {name for module in sorted((ROOT / layer / folder).glob("*.py")) for name in folders_imported(module)}
+    assert used & parts.keys() <= parts[folder] | {folder}
 
 
-def test_the_network_has_these_parts_and_no_circle() -> None:
-    assert {path.name for path in (ROOT / "network").iterdir() if (path / "__init__.py").exists()} == set(
-        NETWORK_MAY_IMPORT
-    )
-    list(TopologicalSorter(NETWORK_MAY_IMPORT).static_order())
+@pytest.mark.parametrize("layer", sorted(PART_MAY_IMPORT))
+def test_a_large_layer_has_these_parts_and_no_circle(layer: str) -> None:
+    parts = PART_MAY_IMPORT[layer]
+    assert {path.name for path in (ROOT / layer).iterdir() if (path / "__init__.py").exists()} == set(parts)
+    list(TopologicalSorter(parts).static_order())
 
 
 def test_nothing_imports_the_command_line() -> None:

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     )
     from tartlet.guest.port_forward import forwarded
     from tartlet.host.paths import Home
-    from tartlet.image.cache import ImageCache
-    from tartlet.image.cached_image import CachedImage, ImageMissing
+    from tartlet.image.cache.cache import ImageCache
+    from tartlet.image.cache.cached_image import CachedImage, ImageMissing
+    from tartlet.image.cache.prune import Prunable, Pruned
+    from tartlet.image.credentials.secret import Credentials
+    from tartlet.image.format.reference import ImageName
     from tartlet.image.progress import TransferProgress
-    from tartlet.image.prune import Prunable, Pruned
-    from tartlet.image.pull import Pulled
-    from tartlet.image.push import Pushed
-    from tartlet.image.reference import ImageName
-    from tartlet.image.secret import Credentials
+    from tartlet.image.pull.pull import Pulled
+    from tartlet.image.push.push import Pushed
     from tartlet.image.sign_in import CredentialStore, InvalidCredentials, log_in, log_out
     from tartlet.network.cards.interfaces import (
         HostInterface,
@@ -108,14 +108,14 @@ _MODULES = {
     "guest.path_errors": ("GuestPathForbidden", "GuestPathIsFolder", "GuestPathMissing", "GuestPathTrouble"),
     "guest.port_forward": ("forwarded",),
     "host.paths": ("Home",),
-    "image.cache": ("ImageCache",),
-    "image.cached_image": ("CachedImage", "ImageMissing"),
-    "image.prune": ("Prunable", "Pruned"),
+    "image.cache.cache": ("ImageCache",),
+    "image.cache.cached_image": ("CachedImage", "ImageMissing"),
+    "image.cache.prune": ("Prunable", "Pruned"),
+    "image.credentials.secret": ("Credentials",),
+    "image.format.reference": ("ImageName",),
     "image.progress": ("TransferProgress",),
-    "image.pull": ("Pulled",),
-    "image.push": ("Pushed",),
-    "image.reference": ("ImageName",),
-    "image.secret": ("Credentials",),
+    "image.pull.pull": ("Pulled",),
+    "image.push.push": ("Pushed",),
     "image.sign_in": ("CredentialStore", "InvalidCredentials", "log_in", "log_out"),
     "network.rules.filter_state": ("FilterState",),
     "network.cards.interfaces": (

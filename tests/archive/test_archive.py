@@ -25,7 +25,7 @@ from tartlet.archive.errors import BadArchive
 from tartlet.archive.unpack import StackedArchive, unpack
 from tartlet.archive.write import InMemory, write_archive
 from tartlet.errors import UserError
-from tartlet.image.source import raw_disk
+from tartlet.image.format.source import raw_disk
 
 WANTED = {"config.json": 1000, "disk.img": 1 << 40, "nvram.bin": 1000}
 NOISE = random.Random(5).randbytes(BLOCK + 12345)

@@ -12,9 +12,9 @@ from command import Called, tart
 from stacked_images import stacked_manifest
 from tartlet.host import access_time
 from tartlet.host.paths import Home
-from tartlet.image.cache import MARK, ImageCache
-from tartlet.image.manifest import digest_of
-from tartlet.image.reference import parse
+from tartlet.image.cache.cache import MARK, ImageCache
+from tartlet.image.format.manifest import digest_of
+from tartlet.image.format.reference import parse
 
 ONE = "ghcr.io/org/vm:one"
 BY_DIGEST = f"ghcr.io/org/vm@{digest(1)}"

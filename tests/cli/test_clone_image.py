@@ -19,12 +19,12 @@ from registries import Front
 from stacked_images import stacked_blobs, stacked_manifest
 from tartlet.host.paths import Home
 from tartlet.image import origin
-from tartlet.image.bodies import from_bytes
-from tartlet.image.cache import ImageCache
-from tartlet.image.manifest import OCI_CONFIG, blob_descriptor
-from tartlet.image.reference import parse
-from tartlet.image.registry import Repository
-from tartlet.image.upload import push_blob
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.format.manifest import OCI_CONFIG, blob_descriptor
+from tartlet.image.format.reference import parse
+from tartlet.image.registry.bodies import from_bytes
+from tartlet.image.registry.registry import Repository
+from tartlet.image.registry.upload import push_blob
 from tartlet.units import MIB
 from tartlet.vm.clone_image import clone_image
 from tartlet.vm.store import VmStore

@@ -16,9 +16,9 @@ from anyio import to_thread
 from command import TART, Called
 from registries import Front, front, real_registry
 from secret_services import secret_service
-from tartlet.image.credentials import CredentialSources
-from tartlet.image.registry import opened
-from tartlet.image.secret import Credentials
+from tartlet.image.credentials.secret import Credentials
+from tartlet.image.credentials.sources import CredentialSources
+from tartlet.image.registry.registry import opened
 
 PASSWORD = "s3cr:t"
 ALICE = ("--username", "alice", "--password-stdin", "--insecure")

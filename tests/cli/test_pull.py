@@ -15,12 +15,12 @@ from disk_files import mounted
 from pulls import PIECE, blobs_got, cache_of, cached_disk, named, same
 from pushed_images import pushed
 from registries import Fault, Front
-from tartlet.image.bodies import from_bytes
-from tartlet.image.cache import MARK
-from tartlet.image.manifest import OCI_CONFIG, Manifest, blob_descriptor, read_manifest
-from tartlet.image.reference import parse
-from tartlet.image.registry import Repository
-from tartlet.image.upload import push_blob
+from tartlet.image.cache.cache import MARK
+from tartlet.image.format.manifest import OCI_CONFIG, Manifest, blob_descriptor, read_manifest
+from tartlet.image.format.reference import parse
+from tartlet.image.registry.bodies import from_bytes
+from tartlet.image.registry.registry import Repository
+from tartlet.image.registry.upload import push_blob
 from tartlet.units import MIB
 
 

@@ -14,8 +14,8 @@ from anyio import to_thread
 from command import Called, tart
 from disk_files import guest_writes, image_format
 from registries import Fault, Front
-from tartlet.image.manifest import read_manifest
-from tartlet.image.registry import opened
+from tartlet.image.format.manifest import read_manifest
+from tartlet.image.registry.registry import opened
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from tartlet.host import access_time
 from tartlet.host.locks import file_lock
 from tartlet.host.paths import Home
 from tartlet.host.scratch import scratch_folder
-from tartlet.image.cache import MARK, ImageCache
-from tartlet.image.cached_image import ImageInUse, ImageMissing
+from tartlet.image.cache.cache import MARK, ImageCache
+from tartlet.image.cache.cached_image import ImageInUse, ImageMissing
 
 TAG = "127.0.0.1:5000/org/vm:one"
 

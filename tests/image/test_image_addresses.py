@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from yarl import URL
 
-from tartlet.image.addresses import proxy_for, resolve, shown, with_query
-from tartlet.image.quirks import chunk_size, http_host
-from tartlet.image.registry_errors import BadAnswer, RegistryError
+from tartlet.image.registry.addresses import proxy_for, resolve, shown, with_query
+from tartlet.image.registry.errors import BadAnswer, RegistryError
+from tartlet.image.registry.quirks import chunk_size, http_host
 
 BASE = URL("https://example.com/v2/")
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tartlet.image.challenge import BadChallenge, Challenge, parse_challenges, preferred
-from tartlet.image.pace import Pace, delay_before, read_retry_after
-from tartlet.image.tokens import BadToken, Token, TokenStore, read_token
+from tartlet.image.registry.challenge import BadChallenge, Challenge, parse_challenges, preferred
+from tartlet.image.registry.pace import Pace, delay_before, read_retry_after
+from tartlet.image.registry.tokens import BadToken, Token, TokenStore, read_token
 
 DOCKER = (
     'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",'

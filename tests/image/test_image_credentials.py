@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tartlet.errors import ToolMissing
-from tartlet.image import docker_login, keyring_store
-from tartlet.image.auth_files import BadAuthFile, docker_file, helper_for
-from tartlet.image.credentials import CredentialSources
-from tartlet.image.keyring_store import KeyringUnavailable
-from tartlet.image.secret import Credentials
+from tartlet.image.credentials import docker_login, keyring_store
+from tartlet.image.credentials.auth_files import BadAuthFile, docker_file, helper_for
+from tartlet.image.credentials.keyring_store import KeyringUnavailable
+from tartlet.image.credentials.secret import Credentials
+from tartlet.image.credentials.sources import CredentialSources
 
 HELPERS = {"(.*).dkr.ecr.(.*).amazonaws.com": "ecr-login", "gcr.io": "gcloud"}
 

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from stacked_images import stacked_manifest
-from tartlet.image.layout import StackedImage, flat_layout
-from tartlet.image.lz4_stream import BadStream, Decoder
-from tartlet.image.manifest import FILE_DIGEST, PIECE_SIZE, BadManifest, read_manifest
+from tartlet.image.format.layout import StackedImage, flat_layout
+from tartlet.image.format.lz4_stream import BadStream, Decoder
+from tartlet.image.format.manifest import FILE_DIGEST, PIECE_SIZE, BadManifest, read_manifest
 
 STORED = b"bv4-\x0e\0\0\0Hello, World!\n" + b"bv4$"
 REFERRING = bytes.fromhex(

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tartlet.errors import FileTrouble
-from tartlet.image.layers import (
+from tartlet.image.format.layers import (
     PieceEncoder,
     Region,
     content_digest,
@@ -22,11 +22,11 @@ from tartlet.image.layers import (
     zero_blob,
     zero_layer,
 )
-from tartlet.image.layout import Piece
-from tartlet.image.lz4_stream import BLOCK, END, encode_blocks
-from tartlet.image.manifest import PIECE_DIGEST, PIECE_SIZE, Descriptor, digest_of
-from tartlet.image.piece_writer import CorruptBlob, PieceWriter, punch_hole
-from tartlet.image.source import RawSource, raw_disk
+from tartlet.image.format.layout import Piece
+from tartlet.image.format.lz4_stream import BLOCK, END, encode_blocks
+from tartlet.image.format.manifest import PIECE_DIGEST, PIECE_SIZE, Descriptor, digest_of
+from tartlet.image.format.piece_writer import CorruptBlob, PieceWriter, punch_hole
+from tartlet.image.format.source import RawSource, raw_disk
 from tartlet.units import MIB
 
 NOISE = random.Random(3).randbytes(3 * MIB)

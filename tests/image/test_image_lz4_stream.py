@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tartlet.image.lz4_stream import BLOCK, END, ZERO_BLOCK, BadStream, Decoder, encode_blocks, encoded_zero_block
+from tartlet.image.format.lz4_stream import (
+    BLOCK,
+    END,
+    ZERO_BLOCK,
+    BadStream,
+    Decoder,
+    encode_blocks,
+    encoded_zero_block,
+)
 
 HELLO = bytes.fromhex("6276342d0e00000048656c6c6f2c20576f726c64210a62763424")
 CROSS_BLOCK = bytes.fromhex(

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stacked_images import BASE, OVERLAID, stacked_manifest
-from tartlet.image.layout import StackedImage, flat_layout, looks_stacked, read_layout, total_size
-from tartlet.image.manifest import (
+from tartlet.image.format.layout import StackedImage, flat_layout, looks_stacked, read_layout, total_size
+from tartlet.image.format.manifest import (
     BLOCK_SIZE,
     DISK,
     DISK_SIZE,

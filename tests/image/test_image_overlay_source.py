@@ -9,9 +9,9 @@ import pytest
 
 from tartlet.disk.chain import chain_of
 from tartlet.disk.qcow2 import DamagedDisk
-from tartlet.image.layers import PieceEncoder, Region, zero_layer
-from tartlet.image.manifest import PIECE_DIGEST, digest_of
-from tartlet.image.overlay_source import UnreadableDisk, open_chain
+from tartlet.image.format.layers import PieceEncoder, Region, zero_layer
+from tartlet.image.format.manifest import PIECE_DIGEST, digest_of
+from tartlet.image.format.overlay_source import UnreadableDisk, open_chain
 from tartlet.units import MIB
 
 SIZE = 600 * MIB

@@ -16,12 +16,12 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
 from registries import Fault, Front, front
-from tartlet.image.bodies import from_bytes
-from tartlet.image.manifest import Descriptor, digest_of
-from tartlet.image.registry import opened
-from tartlet.image.registry_errors import BadAnswer, BadProxy, NotInRegistry, RegistryError
-from tartlet.image.unreachable import RegistryUnreachable
-from tartlet.image.upload import push_blob
+from tartlet.image.format.manifest import Descriptor, digest_of
+from tartlet.image.registry.bodies import from_bytes
+from tartlet.image.registry.errors import BadAnswer, BadProxy, NotInRegistry, RegistryError
+from tartlet.image.registry.registry import opened
+from tartlet.image.registry.unreachable import RegistryUnreachable
+from tartlet.image.registry.upload import push_blob
 from tunnels import tunnel
 
 FOX = b"The quick brown fox jumps over the lazy dog"

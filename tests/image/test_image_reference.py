@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tartlet.image.reference import BadImageName, ImageName, from_cache, is_digest, looks_remote, parse
+from tartlet.image.format.reference import BadImageName, ImageName, from_cache, is_digest, looks_remote, parse
 
 HEX = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 DIGEST = f"sha256:{HEX}"
@@ -163,7 +163,7 @@ def test_the_scanner_agrees_with_the_grammar(text: str) -> None:
 
 def test_importing_it_brings_nothing_along() -> None:
     heavy = {"re", "dataclasses", "typing", "asyncio"}
-    script = f"import tartlet.image.reference; print(*{heavy} & set(sys.modules))"
+    script = f"import tartlet.image.format.reference; print(*{heavy} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, 'src'); {script}"],
         capture_output=True,

@@ -12,20 +12,20 @@ import anyio
 import pytest
 
 from registries import Fault, Front, front
-from tartlet.image import transport
-from tartlet.image.bodies import from_bytes, from_file
-from tartlet.image.credentials import CredentialSources
-from tartlet.image.manifest import Descriptor, Manifest, blob_descriptor, canonical_json, digest_of
-from tartlet.image.piece_writer import CorruptBlob
-from tartlet.image.registry import Registries, Repository, opened
-from tartlet.image.registry_errors import (
+from tartlet.image.credentials.sources import CredentialSources
+from tartlet.image.format.manifest import Descriptor, Manifest, blob_descriptor, canonical_json, digest_of
+from tartlet.image.format.piece_writer import CorruptBlob
+from tartlet.image.registry import transport
+from tartlet.image.registry.bodies import from_bytes, from_file
+from tartlet.image.registry.errors import (
     AuthenticationFailed,
     BadAnswer,
     BadRegistryHost,
     NotInRegistry,
     RegistryError,
 )
-from tartlet.image.upload import push_blob
+from tartlet.image.registry.registry import Registries, Repository, opened
+from tartlet.image.registry.upload import push_blob
 
 FOX = b"The quick brown fox jumps over the lazy dog"
 FOX_DIGEST = "sha256:d7a8fbb307d7809469ca9abcb0082e4f8d5651e46d3cdb762d02d0bf37c9e592"

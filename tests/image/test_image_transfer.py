@@ -15,10 +15,9 @@ import pytest
 from anyio import to_thread
 
 from registries import Fault, Front
-from tartlet.image.bodies import from_bytes
-from tartlet.image.layers import Region, cut
-from tartlet.image.layout import Layout, flat_layout
-from tartlet.image.manifest import (
+from tartlet.image.format.layers import Region, cut
+from tartlet.image.format.layout import Layout, flat_layout
+from tartlet.image.format.manifest import (
     NVRAM,
     OCI_CONFIG,
     VM_CONFIG,
@@ -29,12 +28,14 @@ from tartlet.image.manifest import (
     oci_config,
     read_manifest,
 )
-from tartlet.image.piece_writer import CorruptBlob
-from tartlet.image.registry import Repository, opened
-from tartlet.image.source import raw_disk
-from tartlet.image.spool import FileSpool, MemorySpool
-from tartlet.image.transfer import encode_piece, fetch_piece
-from tartlet.image.upload import push_blob
+from tartlet.image.format.piece_writer import CorruptBlob
+from tartlet.image.format.source import raw_disk
+from tartlet.image.pull.fetch import fetch_piece
+from tartlet.image.push.encode import encode_piece
+from tartlet.image.push.spool import FileSpool, MemorySpool
+from tartlet.image.registry.bodies import from_bytes
+from tartlet.image.registry.registry import Repository, opened
+from tartlet.image.registry.upload import push_blob
 from tartlet.units import MIB
 
 BLOBS = r"/blobs/sha256"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tartlet.disk.footprint import Footprint, Measured, Share, freed, together
-from tartlet.image.prune import (
+from tartlet.image.cache.prune import (
     IN_USE,
     Kind,
     Prunable,

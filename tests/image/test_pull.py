@@ -24,18 +24,18 @@ from tartlet.disk.usage import freed_bytes
 from tartlet.errors import UserError
 from tartlet.host import access_time, scratch
 from tartlet.host.copying import NoSpace
-from tartlet.image.bodies import from_bytes
-from tartlet.image.cache import MARK, ImageCache
-from tartlet.image.cached_image import ImageMissing
-from tartlet.image.layout import StackedImage
-from tartlet.image.manifest import MANIFEST, OVERLAY, blob_descriptor, canonical_json, read_manifest
-from tartlet.image.piece_writer import CorruptBlob
+from tartlet.image.cache.cache import MARK, ImageCache
+from tartlet.image.cache.cached_image import ImageMissing
+from tartlet.image.format.layout import StackedImage
+from tartlet.image.format.manifest import MANIFEST, OVERLAY, blob_descriptor, canonical_json, read_manifest
+from tartlet.image.format.piece_writer import CorruptBlob
+from tartlet.image.format.reference import ImageName
 from tartlet.image.progress import TransferProgress
-from tartlet.image.pull import Pulled, pull
-from tartlet.image.reference import ImageName
-from tartlet.image.registry import Repository
-from tartlet.image.reuse import LocalDisk
-from tartlet.image.upload import push_blob
+from tartlet.image.pull.pull import Pulled, pull
+from tartlet.image.pull.reuse import LocalDisk
+from tartlet.image.registry.bodies import from_bytes
+from tartlet.image.registry.registry import Repository
+from tartlet.image.registry.upload import push_blob
 from tartlet.units import MIB
 
 CHILD = Path(__file__).parent.parent / "pull_child.py"

@@ -19,14 +19,10 @@ import pytest
 from cached_images import CONFIG, home_in
 from pushed_images import disk_file, pushed
 from registries import Fault, Front, real_registry
-from tartlet.image import transport
-from tartlet.image.bodies import from_bytes
-from tartlet.image.cache import ImageCache
-from tartlet.image.known_images import KnownImage, known_image
-from tartlet.image.layers import Region
-from tartlet.image.layout import read_layout
-from tartlet.image.local_blobs import LocalBlobs, local_blobs
-from tartlet.image.manifest import (
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.format.layers import Region
+from tartlet.image.format.layout import read_layout
+from tartlet.image.format.manifest import (
     NVRAM,
     OCI_CONFIG,
     OVERLAY,
@@ -40,17 +36,21 @@ from tartlet.image.manifest import (
     piece_descriptor,
     read_manifest,
 )
-from tartlet.image.piece_writer import CorruptBlob
+from tartlet.image.format.piece_writer import CorruptBlob
+from tartlet.image.format.reference import ImageName
+from tartlet.image.format.source import DiskSource, raw_disk
 from tartlet.image.progress import TransferProgress
-from tartlet.image.pull import pull
-from tartlet.image.push import NothingToPush, Pushed, PushSource, push_image
-from tartlet.image.push_cached import copy_image
-from tartlet.image.push_plan import targets_of
-from tartlet.image.reference import ImageName
-from tartlet.image.registry import Registries, Repository, opened
-from tartlet.image.registry_errors import AuthenticationFailed, RegistryError
-from tartlet.image.source import DiskSource, raw_disk
-from tartlet.image.upload import push_blob
+from tartlet.image.pull.pull import pull
+from tartlet.image.push.cached import copy_image
+from tartlet.image.push.known_images import KnownImage, known_image
+from tartlet.image.push.local_blobs import LocalBlobs, local_blobs
+from tartlet.image.push.plan import targets_of
+from tartlet.image.push.push import NothingToPush, Pushed, PushSource, push_image
+from tartlet.image.registry import transport
+from tartlet.image.registry.bodies import from_bytes
+from tartlet.image.registry.errors import AuthenticationFailed, RegistryError
+from tartlet.image.registry.registry import Registries, Repository, opened
+from tartlet.image.registry.upload import push_blob
 from tartlet.units import GB, MIB
 
 CHILD = Path(__file__).parent.parent / "push_child.py"

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tartlet.image.layers import Region
-from tartlet.image.layout import Piece
-from tartlet.image.manifest import digest_of, piece_descriptor
-from tartlet.image.push_plan import MOST_PIECES, DigestChosen, cuts_of, piece_size_for, regions, shown, targets_of
-from tartlet.image.reference import parse
+from tartlet.image.format.layers import Region
+from tartlet.image.format.layout import Piece
+from tartlet.image.format.manifest import digest_of, piece_descriptor
+from tartlet.image.format.reference import parse
+from tartlet.image.push.plan import MOST_PIECES, DigestChosen, cuts_of, piece_size_for, regions, shown, targets_of
 from tartlet.units import GB, MIB
 
 DIGEST = digest_of(b"")

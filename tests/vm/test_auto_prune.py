@@ -18,9 +18,9 @@ from pushed_images import disk_file, pushed
 from registries import real_registry
 from tartlet.host import access_time
 from tartlet.host.paths import Home
-from tartlet.image.cache import ImageCache
-from tartlet.image.reference import parse
-from tartlet.image.registry import opened
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.format.reference import parse
+from tartlet.image.registry.registry import opened
 from tartlet.units import MIB
 
 pytestmark = pytest.mark.needs_root

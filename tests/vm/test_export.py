@@ -20,7 +20,7 @@ from killed import deaths
 from tartlet.archive.write import InMemory, write_archive
 from tartlet.host import access_time, scratch
 from tartlet.host.paths import Home
-from tartlet.image.cache import ImageCache
+from tartlet.image.cache.cache import ImageCache
 from tartlet.units import MIB
 from tartlet.vm.export import export
 from tartlet.vm.import_archive import import_archive

@@ -24,8 +24,8 @@ from tartlet.disk.clone import stand_on
 from tartlet.host import access_time
 from tartlet.host.copying import reflink
 from tartlet.host.paths import Home
-from tartlet.image.cache import ImageCache
-from tartlet.image.cached_image import CachedImage, ImageMissing
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.cache.cached_image import CachedImage, ImageMissing
 from tartlet.units import GIB, MIB
 from tartlet.vm import prune as pruning
 from tartlet.vm.prune import cache_entries, prune, reclaim

@@ -8,7 +8,7 @@ from pathlib import Path
 from cached_images import put
 from tartlet.disk.model import inspect
 from tartlet.host.paths import Home
-from tartlet.image.cache import ImageCache
+from tartlet.image.cache.cache import ImageCache
 from tartlet.units import MIB
 from vm_lab import BACKGROUND, HEADLESS, Lab, leaving_nobody, until
 

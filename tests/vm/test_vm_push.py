@@ -19,14 +19,14 @@ from tartlet.disk.clone import stand_on
 from tartlet.host.copying import sparse_copy
 from tartlet.host.paths import Home
 from tartlet.image import origin
-from tartlet.image.cache import ImageCache
-from tartlet.image.cached_image import CachedImage, ImageMissing
-from tartlet.image.layout import read_layout
-from tartlet.image.manifest import read_manifest
-from tartlet.image.pull import pull
-from tartlet.image.push_plan import DigestChosen
-from tartlet.image.reference import ImageName
-from tartlet.image.registry import opened
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.cache.cached_image import CachedImage, ImageMissing
+from tartlet.image.format.layout import read_layout
+from tartlet.image.format.manifest import read_manifest
+from tartlet.image.format.reference import ImageName
+from tartlet.image.pull.pull import pull
+from tartlet.image.push.plan import DigestChosen
+from tartlet.image.registry.registry import opened
 from tartlet.units import MIB
 from tartlet.vm import config_file
 from tartlet.vm.folder import VmFolder

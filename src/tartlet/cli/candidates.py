@@ -25,7 +25,7 @@ def any_vms(ctx: click.Context, param: click.Parameter | None, incomplete: str) 
 def cached_images(ctx: click.Context, param: click.Parameter | None, incomplete: str) -> list[str]:  # noqa: ARG001
     """Names of images in the cache."""
     from tartlet.host.paths import Home
-    from tartlet.image.cache import ImageCache
+    from tartlet.image.cache.cache import ImageCache
     from tartlet.settings import Settings
 
     try:

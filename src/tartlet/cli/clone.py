@@ -15,7 +15,7 @@ from tartlet.errors import InvalidArgument, UserError
 from tartlet.units import GIB, human_size
 
 if TYPE_CHECKING:
-    from tartlet.image.reference import ImageName
+    from tartlet.image.format.reference import ImageName
     from tartlet.vm.clone import Clone
 
 _TRIES = 3
@@ -52,7 +52,7 @@ def command(
     taken as it is, 'tart pull' looks for a newer one. A stopped VM of the new name is replaced.
     """
     del deduplicate
-    from tartlet.image.reference import looks_remote, parse
+    from tartlet.image.format.reference import looks_remote, parse
     from tartlet.vm.clone import clone
     from tartlet.vm.model import checked_new_name
 
@@ -73,7 +73,7 @@ def command(
 
 def _from_image(app: App, name: ImageName, new_name: str, insecure: bool, concurrency: int, format_: str) -> Clone:
     """Clone an image, pulling it as often as somebody removes it before it is cloned."""
-    from tartlet.image.cached_image import ImageMissing
+    from tartlet.image.cache.cached_image import ImageMissing
     from tartlet.vm.clone_image import clone_image
 
     for _ in range(_TRIES):

@@ -20,7 +20,7 @@ def command(app: App, names: tuple[str, ...]) -> None:
     They go in the given order; the first that cannot be deleted ends it. With its last tag an image goes too, unless
     it was pulled by its digest.
     """
-    from tartlet.image.reference import looks_remote, parse
+    from tartlet.image.format.reference import looks_remote, parse
 
     store = app.store
     for name in names:

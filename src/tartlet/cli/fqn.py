@@ -25,7 +25,7 @@ def command(app: App, name: str) -> None:
 
     The name of a local VM is printed as it is.
     """
-    from tartlet.image.reference import looks_remote, parse
+    from tartlet.image.format.reference import looks_remote, parse
 
     app.collect_garbage()
     if looks_remote(name) and not (asked := parse(name)).digest:

@@ -19,7 +19,7 @@ from tartlet.vm.model import VmConfig, VmState
 from tartlet.vm.snapshot_names import snapshots
 
 if TYPE_CHECKING:
-    from tartlet.image.cached_image import CachedImage
+    from tartlet.image.cache.cached_image import CachedImage
 
 
 @click.command("get", cls=Verb)
@@ -41,7 +41,7 @@ def command(app: App, name: str, format_: str) -> None:
 
 def _cached(app: App, name: str) -> CachedImage | None:
     """The cached image of that name, marked as used; None when it is no image's name, or the image is not here."""
-    from tartlet.image.reference import looks_remote, parse
+    from tartlet.image.format.reference import looks_remote, parse
 
     if not looks_remote(name) or not app.images.cached(parse(name)):
         return None

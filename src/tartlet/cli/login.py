@@ -12,7 +12,7 @@ from tartlet.cli.words import Verb
 from tartlet.errors import InvalidArgument, UserError
 
 if TYPE_CHECKING:
-    from tartlet.image.secret import Credentials
+    from tartlet.image.credentials.secret import Credentials
 
 KEYRING, DOCKER = "keyring", "docker"
 _UNATTENDED = "give --username and --password-stdin to log in without a terminal"
@@ -51,7 +51,7 @@ def command(
 
     import anyio
 
-    from tartlet.image.addresses import api_of
+    from tartlet.image.registry.addresses import api_of
     from tartlet.image.sign_in import CredentialStore, check_store, log_in
 
     kept = CredentialStore(store)
@@ -69,7 +69,7 @@ def command(
 
 def _credentials(host: str, username: str | None) -> Credentials:
     from tartlet.cli.terminal import asked, asked_secretly
-    from tartlet.image.secret import Credentials
+    from tartlet.image.credentials.secret import Credentials
 
     if username is not None:
         return Credentials(username, _piped())

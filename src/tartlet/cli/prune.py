@@ -16,7 +16,7 @@ from tartlet.errors import InvalidArgument
 from tartlet.units import GIB, human_age, human_size
 
 if TYPE_CHECKING:
-    from tartlet.image.prune import Pruned
+    from tartlet.image.cache.prune import Pruned
 
 CACHES, VMS = "caches", "vms"
 _TITLES = ("Kind", "Name", "Frees", "Accessed", "Why")

@@ -31,6 +31,6 @@ def command(app: App, /, name: str, *, insecure: bool, concurrency: int, dedupli
         return
 
     from tartlet.cli.pulling import pulled
-    from tartlet.image.reference import parse
+    from tartlet.image.format.reference import parse
 
     pulled(app, parse(name), insecure, concurrency, format_)

@@ -11,8 +11,8 @@ import click
 from tartlet.cli.transfer_display import shown_transfer
 from tartlet.cli.wiring import App
 from tartlet.host.heap import tune_memory
-from tartlet.image.pull import Pulled
-from tartlet.image.reference import ImageName
+from tartlet.image.format.reference import ImageName
+from tartlet.image.pull.pull import Pulled
 from tartlet.units import human_size
 from tartlet.vm.pull import pull
 

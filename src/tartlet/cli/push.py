@@ -60,8 +60,8 @@ def command(
 
     from tartlet.cli.transfer_display import shown_transfer
     from tartlet.host.heap import tune_memory
-    from tartlet.image.manifest import parse_labels
-    from tartlet.image.reference import parse
+    from tartlet.image.format.manifest import parse_labels
+    from tartlet.image.format.reference import parse
     from tartlet.vm.push import PushOptions, push
 
     options = PushOptions(

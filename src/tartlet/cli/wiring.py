@@ -11,7 +11,7 @@ from tartlet.errors import UserError
 
 if TYPE_CHECKING:
     from tartlet.host.paths import Home
-    from tartlet.image.cache import ImageCache
+    from tartlet.image.cache.cache import ImageCache
     from tartlet.settings import Settings
     from tartlet.vm.store import VmStore
 
@@ -49,7 +49,7 @@ class App:
     @cached_property
     def images(self) -> ImageCache:
         """The images in the cache. Raises FileTrouble."""
-        from tartlet.image.cache import ImageCache
+        from tartlet.image.cache.cache import ImageCache
 
         return ImageCache(self.home)
 

@@ -13,7 +13,7 @@ from typing import cast
 
 from tartlet.errors import UserError
 from tartlet.host.files import write_new, write_whole
-from tartlet.image.reference import ImageName, is_digest, parse
+from tartlet.image.format.reference import ImageName, is_digest, parse
 
 ORIGIN = "origin.json"
 """The note about the image that the VM was cloned from."""
@@ -70,7 +70,7 @@ def read_manifest(folder: Path, note: str = ORIGIN) -> bytes | None:
 
 def verified_manifest(folder: Path, note: str = ORIGIN) -> bytes | None:
     """The same; None as well when they are not what the note says."""
-    from tartlet.image.manifest import digest_of  # brings msgspec, which a clone does without
+    from tartlet.image.format.manifest import digest_of  # brings msgspec, which a clone does without
 
     origin, manifest = read(folder, note), read_manifest(folder, note)
     return manifest if origin and manifest and digest_of(manifest) == origin.digest else None

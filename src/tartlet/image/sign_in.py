@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping
 
 from tartlet.errors import UserError
-from tartlet.image import docker_login, keyring_store
-from tartlet.image.addresses import api_of
-from tartlet.image.credentials import CredentialSources
-from tartlet.image.registry_errors import AuthenticationFailed, RegistryError
-from tartlet.image.secret import Credentials
+from tartlet.image.credentials import docker_login, keyring_store
+from tartlet.image.credentials.secret import Credentials
+from tartlet.image.credentials.sources import CredentialSources
+from tartlet.image.registry.addresses import api_of
+from tartlet.image.registry.errors import AuthenticationFailed, RegistryError
 
 
 class CredentialStore(enum.StrEnum):
@@ -95,7 +95,7 @@ def _check(host: str, credentials: Credentials) -> None:
 
 
 async def _ask(host: str, credentials: Credentials, environment: Mapping[str, str], *, insecure: bool) -> None:
-    from tartlet.image.registry import opened
+    from tartlet.image.registry.registry import opened
 
     sources = CredentialSources(environment=environment, only=credentials)
     async with opened(insecure=insecure, credentials=sources, environment=environment) as registries:

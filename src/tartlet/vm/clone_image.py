@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tartlet.disk.clone import stand_on
 from tartlet.image import origin
-from tartlet.image.cache import ImageCache
-from tartlet.image.cached_image import CachedImage
-from tartlet.image.layout import StackedImage
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.cache.cached_image import CachedImage
+from tartlet.image.format.layout import StackedImage
+from tartlet.image.format.reference import ImageName
 from tartlet.image.origin import Origin
-from tartlet.image.reference import ImageName
 from tartlet.vm import config_file
 from tartlet.vm.clone import Clone, copied
 from tartlet.vm.folder import VmFolder

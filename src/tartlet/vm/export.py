@@ -17,11 +17,11 @@ from tartlet.host.copying import reflink, trouble_writing
 from tartlet.host.files import whole_file
 from tartlet.host.locks import try_process_lock
 from tartlet.hypervisor.nvram import OWN_VARIABLES
-from tartlet.image.cache import ImageCache
-from tartlet.image.layout import StackedImage
-from tartlet.image.overlay_source import open_chain
-from tartlet.image.reference import looks_remote, parse
-from tartlet.image.source import raw_disk
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.format.layout import StackedImage
+from tartlet.image.format.overlay_source import open_chain
+from tartlet.image.format.reference import looks_remote, parse
+from tartlet.image.format.source import raw_disk
 from tartlet.vm import config_file
 from tartlet.vm.folder import Layout, VmFolder
 from tartlet.vm.model import VmConfig

@@ -12,9 +12,9 @@ from tartlet.errors import UserError
 from tartlet.host.paths import Home
 from tartlet.host.scratch import scratch_folder
 from tartlet.hypervisor.disk_options import DiskArgument
-from tartlet.image.cache import ImageCache
-from tartlet.image.layout import StackedImage
-from tartlet.image.reference import looks_remote, parse
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.format.layout import StackedImage
+from tartlet.image.format.reference import looks_remote, parse
 from tartlet.vm.folder import VmFolder, declared_format
 
 

@@ -13,8 +13,8 @@ from tartlet.vm.model import VmState
 from tartlet.vm.store import VmStore
 
 if TYPE_CHECKING:  # whoever has no images does without them
-    from tartlet.image.cache import ImageCache
-    from tartlet.image.cached_image import CachedImage
+    from tartlet.image.cache.cache import ImageCache
+    from tartlet.image.cache.cached_image import CachedImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +78,8 @@ def image_sizes(image: CachedImage) -> tuple[int, int]:
 
 
 def _told_disk_size(image: CachedImage) -> int:
-    from tartlet.image.layout import read_layout
-    from tartlet.image.manifest import read_manifest
+    from tartlet.image.format.layout import read_layout
+    from tartlet.image.format.manifest import read_manifest
 
     try:
         layout = read_layout(read_manifest(image.manifest() or b""))

@@ -13,9 +13,9 @@ from tartlet.errors import FileTrouble
 from tartlet.host import access_time, scratch
 from tartlet.host.locks import file_lock, lock_holder
 from tartlet.host.paths import Home
-from tartlet.image.cache import ImageCache
-from tartlet.image.prunables import Candidate, candidates, plain, weighed
-from tartlet.image.prune import Kind, Prunable, Pruned, Pruning
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.cache.prunables import Candidate, candidates, plain, weighed
+from tartlet.image.cache.prune import Kind, Prunable, Pruned, Pruning
 from tartlet.units import human_size
 from tartlet.vm.folder import VmFolder
 from tartlet.vm.model import VmState

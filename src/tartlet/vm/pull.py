@@ -13,13 +13,13 @@ from tartlet.disk.chain import chain_of
 from tartlet.disk.model import DiskFormat
 from tartlet.errors import UserError
 from tartlet.image import origin
-from tartlet.image.cache import ImageCache
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.format.reference import ImageName
 from tartlet.image.progress import TransferProgress, TransferReport, silent
-from tartlet.image.pull import Pulled, no_need
-from tartlet.image.pull import pull as pull_into
-from tartlet.image.reference import ImageName
-from tartlet.image.registry import opened
-from tartlet.image.reuse import LocalDisk
+from tartlet.image.pull.pull import Pulled, no_need
+from tartlet.image.pull.pull import pull as pull_into
+from tartlet.image.pull.reuse import LocalDisk
+from tartlet.image.registry.registry import opened
 from tartlet.vm.folder import VmFolder, declared_format
 from tartlet.vm.prune import reclaim
 from tartlet.vm.store import VmStore

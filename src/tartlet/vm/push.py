@@ -11,15 +11,15 @@ from pathlib import Path
 from anyio import to_thread
 
 from tartlet.image import origin
-from tartlet.image.cache import ImageCache
-from tartlet.image.local_blobs import local_blobs
-from tartlet.image.populate import filled_from, filled_with, populate
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.format.reference import ImageName, looks_remote, parse
 from tartlet.image.progress import TransferReport, silent
-from tartlet.image.push import Pushed, push_image
-from tartlet.image.push_cached import copy_image
-from tartlet.image.push_plan import PIECE_SIZE, Target, targets_of
-from tartlet.image.reference import ImageName, looks_remote, parse
-from tartlet.image.registry import opened
+from tartlet.image.push.cached import copy_image
+from tartlet.image.push.local_blobs import local_blobs
+from tartlet.image.push.plan import PIECE_SIZE, Target, targets_of
+from tartlet.image.push.populate import filled_from, filled_with, populate
+from tartlet.image.push.push import Pushed, push_image
+from tartlet.image.registry.registry import opened
 from tartlet.vm.folder import VmFolder
 from tartlet.vm.push_source import at_rest
 from tartlet.vm.store import VmStore

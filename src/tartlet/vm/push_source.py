@@ -14,12 +14,12 @@ from tartlet.disk.model import DiskFormat
 from tartlet.errors import FileTrouble, UserError
 from tartlet.host.locks import try_process_lock
 from tartlet.image import origin
-from tartlet.image.cache import ImageCache
-from tartlet.image.known_images import KnownImage, Untouched, known_image
-from tartlet.image.manifest import canonical_json, oci_config
-from tartlet.image.overlay_source import ChainSource, open_chain
-from tartlet.image.push import PushSource
-from tartlet.image.source import DiskSource, raw_disk
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.format.manifest import canonical_json, oci_config
+from tartlet.image.format.overlay_source import ChainSource, open_chain
+from tartlet.image.format.source import DiskSource, raw_disk
+from tartlet.image.push.known_images import KnownImage, Untouched, known_image
+from tartlet.image.push.push import PushSource
 from tartlet.vm import config_file
 from tartlet.vm.folder import Layout, VmFolder
 from tartlet.vm.model import VmConfig

@@ -11,7 +11,7 @@ from tartlet.vm.listing import sizes
 from tartlet.vm.store import VmStore
 
 if TYPE_CHECKING:
-    from tartlet.image.prune import Pruned
+    from tartlet.image.cache.prune import Pruned
 
 
 def make_room_to_grow(store: VmStore, source: VmFolder, limit: int) -> list[Pruned]:

@@ -27,7 +27,7 @@ class VmMissing(UserError):
 
 
 def _what_to_do(name: str) -> str:
-    from tartlet.image.reference import looks_remote
+    from tartlet.image.format.reference import looks_remote
 
     if looks_remote(name):
         return f"it names an image: make a VM of it first with tart clone {name} NAME"

@@ -1,0 +1,91 @@
+"""An image in the cache, as a folder with its files; `cache` finds, installs and removes them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tartlet.errors import UserError
+from tartlet.image.format.reference import ImageName
+
+MANIFEST_FILE = "manifest.json"
+"""The manifest as it was received, byte for byte."""
+
+
+class ImageMissing(UserError):
+    """No image of that name is in the cache."""
+
+    exit_code = 2
+
+    def __init__(self, name: ImageName) -> None:
+        super().__init__(f'the specified VM "{name}" does not exist', f"pull it first: tart pull {name}")
+        self.name = name
+
+
+class ImageInUse(UserError):
+    """Another process reads the image, or has locked it."""
+
+    def __init__(self, name: ImageName) -> None:
+        super().__init__(f'the image "{name}" is in use by another process', "try again when that has ended")
+        self.name = name
+
+
+class ImageFiles:
+    """The files of an image in its folder."""
+
+    __slots__ = ()
+
+    path: Path
+    """The folder."""
+
+    @property
+    def config_path(self) -> Path:
+        """The VM's configuration as it was pushed."""
+        return self.path / "config.json"
+
+    @property
+    def disk_path(self) -> Path:
+        """The flat disk. Stacked images, which others may have put here, have none."""
+        return self.path / "disk.img"
+
+    @property
+    def nvram_path(self) -> Path:
+        """Firmware variables."""
+        return self.path / "nvram.bin"
+
+    @property
+    def manifest_path(self) -> Path:
+        """The manifest's bytes; images of old programs have none."""
+        return self.path / MANIFEST_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class CachedImage(ImageFiles):
+    """An image in the cache. A value: nothing is open or locked."""
+
+    name: ImageName
+    """By its digest."""
+    path: Path
+    """Its folder."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of its manifest."""
+        return str(self.name.digest)
+
+    def manifest(self) -> bytes | None:
+        """The manifest as it was received, or None. Not verified."""
+        try:
+            return self.manifest_path.read_bytes()
+        except OSError:
+            return None
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder has the files of an image: a flat one, or a stacked one that another program has put there."""
+    at = os.fspath(folder)
+    if not (os.path.exists(f"{at}/config.json") and os.path.exists(f"{at}/nvram.bin")):
+        return False
+    disk = os.path.exists(f"{at}/disk.img") or os.path.exists(f"{at}/{MANIFEST_FILE}")
+    return disk and not os.path.exists(f"{at}/overlay.asif")
