@@ -12,6 +12,9 @@ import pytest
 
 from leftovers import loop_devices_on, mark_this_run, mounts_below, process_ids, survivors
 
+LONGEST = ("vm/test_vm_agent.py", "vm/test_vm_kill.py", "vm/test_vm_vsock.py", "vm/test_vm_fork.py")
+"""Files of tests that take minutes, the longest first. The second needs no whole system while the first boots one."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that take more than a minute")
@@ -31,6 +34,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    """Where a file stands among the others: workers that test at once take the longest first, and end together."""
+    file = item.path.relative_to(Path(__file__).parent).as_posix()
+    if file in LONGEST:
+        return LONGEST.index(file)
+    return len(LONGEST) + (not file.startswith("vm/"))
 
 
 @pytest.fixture(scope="session")

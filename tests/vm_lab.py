@@ -131,11 +131,18 @@ def _linked_or_copied(source: str, target: str) -> None:
 
 
 def until(true: Callable[[], bool], what: str, within: float = 20) -> None:
-    """Wait for something nobody tells of. Fails the test when it does not come."""
+    """Wait for something nobody tells of. Fails the test when it does not come.
+
+    After each look there is a pause as long as the look was: a command that is called again and again would else take
+    from an emulated guest the processor that it is waited for with.
+    """
     deadline = time.monotonic() + within
-    while not true():
+    while True:
+        begun = time.monotonic()
+        if true():
+            return
         assert time.monotonic() < deadline, f"waited {within} s in vain for {what}"
-        time.sleep(0.01)
+        time.sleep(max(0.01, time.monotonic() - begun))
 
 
 def is_child(pid: int, parent: int) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from guest_images import debian_image
+from made_once import made_once
 from namespaces import Namespace, namespace
 from registry_fixtures import before, registry_host
 from vm_lab import BACKGROUND, Lab, made
@@ -31,14 +32,15 @@ def stopped_home(tmp_path_factory: pytest.TempPathFactory, network: Namespace) -
 @pytest.fixture(scope="session")
 def suspended_home(tmp_path_factory: pytest.TempPathFactory, stopped_home: Lab) -> Lab:
     """`mini`, suspended with its agent answering, on an overlay. Never to be changed: copy it."""
-    lab = stopped_home.copied(tmp_path_factory.mktemp("suspended") / "home")
-    lab.done("clone", "mini", "other")  # which freezes the disk where files cannot share blocks
-    lab.done("delete", "other")
-    lab.done("run", "mini", *BACKGROUND, timeout=100)
-    lab.sh("cat /proc/sys/kernel/random/boot_id")  # Linux makes it when it is first read
-    lab.done("suspend", "mini")
-    assert "suspended" in lab.done("wait", "mini")
-    return lab
+
+    def make(folder: Path) -> None:
+        lab = stopped_home.copied(folder / "home")
+        _freeze_disk(lab, "mini")
+        lab.done("run", "mini", *BACKGROUND, timeout=100)
+        lab.sh("cat /proc/sys/kernel/random/boot_id")  # Linux makes it when it is first read
+        _suspend(lab, "mini")
+
+    return Lab(home=made_once(tmp_path_factory, "suspended", make) / "home", network=stopped_home.network)
 
 
 @pytest.fixture
@@ -60,19 +62,20 @@ def suspended(suspended_home: Lab, tmp_path: Path) -> Generator[Lab]:
 @pytest.fixture(scope="session")
 def suspended_debian_home(tmp_path_factory: pytest.TempPathFactory, network: Namespace) -> Lab:
     """`debian`, a whole system with our own agent, suspended, on an overlay. Never to be changed: copy it."""
-    lab = Lab(home=tmp_path_factory.mktemp("debian") / "home", network=network)
-    lab.done("create", "--linux", "debian")
-    lab.done("set", "debian", "--disk", str(debian_image()), "--cpu", "2", "--memory", "768", timeout=200)
-    lab.done("clone", "debian", "other")  # which freezes the disk where files cannot share blocks
-    lab.done("delete", "other")
-    try:
-        lab.done("run", "debian", *BACKGROUND, timeout=320)
-    except BaseException:  # the test's time may end here; the VM must not outlive it
-        lab.end("debian")
-        raise
-    lab.done("suspend", "debian")
-    assert "suspended" in lab.done("wait", "debian", timeout=120)
-    return lab
+
+    def make(folder: Path) -> None:
+        lab = Lab(home=folder / "home", network=network)
+        lab.done("create", "--linux", "debian")
+        lab.done("set", "debian", "--disk", str(debian_image()), "--cpu", "2", "--memory", "768", timeout=200)
+        _freeze_disk(lab, "debian")
+        try:
+            lab.done("run", "debian", *BACKGROUND, timeout=320)
+        except BaseException:  # the test's time may end here; the VM must not outlive it
+            lab.end("debian")
+            raise
+        _suspend(lab, "debian")
+
+    return Lab(home=made_once(tmp_path_factory, "debian", make) / "home", network=network)
 
 
 @pytest.fixture
@@ -88,6 +91,17 @@ def debian(suspended_debian: Lab) -> Generator[Lab]:
     """A home of the test's own in which `debian` runs: two at a time would have the same MAC address."""
     with suspended_debian.running("debian"):
         yield suspended_debian
+
+
+def _freeze_disk(lab: Lab, name: str) -> None:
+    """Which a clone does where files cannot share blocks."""
+    lab.done("clone", name, "other")
+    lab.done("delete", "other")
+
+
+def _suspend(lab: Lab, name: str) -> None:
+    lab.done("suspend", name)
+    assert "suspended" in lab.done("wait", name, timeout=120)
 
 
 def _all_ended(lab: Lab) -> None:
