@@ -21,7 +21,7 @@ from tartlet.disk.freeze import MAX_BASES, freeze, merge_from
 from tartlet.disk.model import DiskFormat, allocated, inspect
 from tartlet.disk.qcow2 import write_empty
 from tartlet.errors import FileTrouble
-from tartlet.host.copying import NoSpace
+from tartlet.host.trouble import NoSpace
 from tartlet.units import GB, MIB
 
 

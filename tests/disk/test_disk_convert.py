@@ -16,7 +16,7 @@ from tartlet.disk.clone import clone_disk
 from tartlet.disk.convert import UnsupportedImage, convert_to_raw, flatten
 from tartlet.disk.model import DiskFormat, allocated
 from tartlet.errors import FileTrouble
-from tartlet.host.copying import NoSpace
+from tartlet.host.trouble import NoSpace
 from tartlet.units import MIB
 
 pytestmark = pytest.mark.anyio

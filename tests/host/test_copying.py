@@ -12,7 +12,8 @@ import pytest
 
 from disk_files import mounted, run
 from tartlet.errors import FileTrouble
-from tartlet.host.copying import NoSpace, reflink, sparse_copy
+from tartlet.host.copying import reflink, sparse_copy
+from tartlet.host.trouble import NoSpace
 from tartlet.units import GB, MIB
 
 

@@ -23,7 +23,7 @@ from tartlet.disk.model import allocated
 from tartlet.disk.usage import freed_bytes
 from tartlet.errors import UserError
 from tartlet.host import access_time, scratch
-from tartlet.host.copying import NoSpace
+from tartlet.host.trouble import NoSpace
 from tartlet.image.cache.cache import MARK, ImageCache
 from tartlet.image.cache.cached_image import ImageMissing
 from tartlet.image.format.layout import StackedImage

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from tartlet.archive.container import Chunk, Zeros, read
 from tartlet.archive.entries import Header, header_length, parsed
 from tartlet.archive.errors import BadArchive
-from tartlet.host.copying import trouble_writing
+from tartlet.host.trouble import trouble_writing
 
 _START = 6
 """Bytes of a header's beginning, which tell its length."""

@@ -19,7 +19,8 @@ from tartlet.build.checksum import Checksum, verify
 from tartlet.build.download_cache import Kept, file_name, shown
 from tartlet.build.folders import made_folder
 from tartlet.build.progress import Progress, Report, silent
-from tartlet.errors import FileTrouble, InvalidArgument, UserError
+from tartlet.errors import InvalidArgument, UserError
+from tartlet.host.trouble import trouble_writing
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
@@ -186,7 +187,7 @@ async def _receive(response: ClientResponse, kept: Kept, report: Report) -> None
 
         if isinstance(exc, aiohttp.ClientError | TimeoutError):
             raise
-        raise FileTrouble("cannot write", kept.part, exc, "free some space") from exc
+        raise trouble_writing(kept.part, exc) from exc
     if total is not None and done != total:
         raise DownloadFailed(kept.url, f"the connection ended after {done} of {total} bytes", final=False)
 

@@ -17,7 +17,7 @@ import anyio
 
 from tartlet.build.progress import Progress, Report, silent
 from tartlet.errors import FileTrouble, ToolMissing, UserError
-from tartlet.host.copying import trouble_writing
+from tartlet.host.trouble import trouble_writing
 
 _MARKS = {b"\x1f\x8b": "gz", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 

@@ -22,7 +22,8 @@ from tartlet.disk.chain import Chain, ForeignBacking, chain_of, folder_lock, nam
 from tartlet.disk.freeze import freeze, make_read_only, tidy
 from tartlet.disk.model import DISK, Disk, DiskFormat, allocated, inspect, is_base_name
 from tartlet.errors import FileTrouble, ToolFailed, UserError
-from tartlet.host.copying import reflink, sparse_copy, trouble_writing
+from tartlet.host.copying import reflink, sparse_copy
+from tartlet.host.trouble import trouble_writing
 
 log = logging.getLogger(__name__)
 

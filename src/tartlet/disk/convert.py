@@ -24,8 +24,8 @@ from tartlet.disk import qcow2
 from tartlet.disk.chain import Chain
 from tartlet.disk.model import Disk, DiskFormat
 from tartlet.errors import ToolFailed, ToolMissing, UserError
-from tartlet.host.copying import trouble_writing
 from tartlet.host.process import run
+from tartlet.host.trouble import trouble_writing
 
 Progress = Callable[[int], None]
 

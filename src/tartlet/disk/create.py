@@ -8,7 +8,7 @@ from pathlib import Path
 from tartlet.disk import qcow2
 from tartlet.disk.model import Disk, DiskFormat
 from tartlet.errors import InvalidArgument
-from tartlet.host.copying import trouble_writing
+from tartlet.host.trouble import trouble_writing
 
 
 def create_disk(path: Path, size: int, kind: DiskFormat = DiskFormat.RAW) -> Disk:

@@ -23,8 +23,9 @@ from tartlet.disk import qcow2
 from tartlet.disk.chain import NEW_DISK, NEW_LAYER, Chain, chain_of, drop_unused, new_base_name, unlinked
 from tartlet.disk.model import DISK, Disk, DiskFormat, allocated
 from tartlet.errors import FileTrouble, ToolFailed
-from tartlet.host.copying import sparse_copy, trouble_writing
+from tartlet.host.copying import sparse_copy
 from tartlet.host.files import sync_folder
+from tartlet.host.trouble import trouble_writing
 
 log = logging.getLogger(__name__)
 
@@ -160,4 +161,4 @@ def _synced(path: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as exc:
-        raise FileTrouble("cannot write", path, exc) from exc
+        raise trouble_writing(path, exc) from exc

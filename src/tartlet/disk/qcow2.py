@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tartlet.errors import FileTrouble, UserError
-from tartlet.host.copying import trouble_writing
+from tartlet.host.trouble import trouble_writing
 
 MAGIC = b"QFI\xfb"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from tartlet.disk import qcow2
 from tartlet.disk.chain import chain_of, folder_lock
 from tartlet.disk.model import Disk, DiskFormat
-from tartlet.errors import FileTrouble, InvalidArgument, ToolFailed, UserError
-from tartlet.host.copying import trouble_writing
+from tartlet.errors import InvalidArgument, ToolFailed, UserError
+from tartlet.host.trouble import trouble_writing
 
 
 class DiskInUse(UserError):
@@ -59,7 +59,7 @@ def _grow_qcow2(disk: Disk) -> None:
     from tartlet.host.process import run_now  # brings anyio, which raw disks do without
 
     if not os.access(disk.path, os.W_OK):
-        raise FileTrouble("cannot write", disk.path, PermissionError(13, "Permission denied"))
+        raise trouble_writing(disk.path, PermissionError(13, "Permission denied"))
     try:
         run_now("qemu-img", "resize", "-q", "-f", "qcow2", os.path.abspath(disk.path), str(disk.size))
     except ToolFailed as exc:

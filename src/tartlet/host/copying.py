@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 
 from tartlet.errors import FileTrouble
+from tartlet.host.trouble import trouble_writing
 
 _FICLONE = 0x40049409
 """`_IOW(0x94, 9, int)`, ioctl_ficlonerange(2)."""
@@ -20,10 +21,6 @@ _CANNOT_SHARE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errn
 _OTHER_WAY = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EPERM)
 
 AnyPath = str | os.PathLike[str]
-
-
-class NoSpace(FileTrouble):
-    """The file system, or the user's share of it, is full."""
 
 
 def reflink(source: AnyPath, target: AnyPath, mode: int = 0o644) -> bool:
@@ -94,13 +91,6 @@ def _pair(source: AnyPath, target: AnyPath, mode: int) -> Generator[tuple[int, i
             os.close(writer)
     finally:
         os.close(reader)
-
-
-def trouble_writing(target: AnyPath, cause: OSError) -> FileTrouble:
-    """What to raise when `cause` kept us from writing `target`: NoSpace or plain FileTrouble."""
-    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace("no room to write", os.fspath(target), cause, "free some space; `tart prune` removes old images")
-    return FileTrouble("cannot write", os.fspath(target), cause)
 
 
 def _data(reader: int, size: int) -> Iterator[tuple[int, int]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from tartlet.errors import FileTrouble, UserError
+from tartlet.host.trouble import trouble_writing
 
 _PIECE = 256 << 10
 
@@ -58,7 +59,7 @@ def unpack(descriptor: int, folder: Path, name: str) -> None:
         except tarfile.TarError as exc:
             raise BadStream(f"the guest sent no whole archive: {exc}") from exc
         except OSError as exc:
-            raise FileTrouble("cannot write", exc.filename or folder / name, exc) from exc
+            raise trouble_writing(exc.filename or folder / name, exc) from exc
         target.finish()
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import anyio
 
-from tartlet.errors import FileTrouble, ToolMissing, UserError
+from tartlet.errors import ToolMissing, UserError
 from tartlet.host.lifeline import tied
+from tartlet.host.trouble import trouble_writing
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def _started(argv: Sequence[str], log_file: Path, pass_fds: Sequence[int]) -> Pr
     try:
         output = log_file.open("ab")
     except OSError as exc:
-        raise FileTrouble("cannot write", log_file, exc) from exc
+        raise trouble_writing(log_file, exc) from exc
     with output:
         start = output.seek(0, os.SEEK_END)
         child = subprocess.Popen(

@@ -14,6 +14,7 @@ from typing import Any, cast
 from tartlet.errors import FileTrouble, InvalidArgument, UserError
 from tartlet.host.files import write_whole
 from tartlet.host.paths import made
+from tartlet.host.trouble import trouble_writing
 
 BACKENDS = ("auto", "bridge", "userns", "passt", "slirp")
 SYSTEM_FILE = Path("/etc/tartlet/network.toml")
@@ -114,7 +115,7 @@ def _write(where: Path, text: str) -> None:
     try:
         write_whole(where, text.encode())
     except OSError as exc:
-        raise FileTrouble("cannot write", where, exc) from exc
+        raise trouble_writing(where, exc) from exc
 
 
 def shown(preferences: Preferences, system: Preferences) -> dict[str, str]:

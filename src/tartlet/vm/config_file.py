@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from tartlet.errors import FileTrouble
 from tartlet.host.files import write_in_place, write_new
+from tartlet.host.trouble import trouble_writing
 from tartlet.vm.model import BadConfig, Display, VmConfig, mac_numbers
 
 _OURS = (
@@ -139,7 +140,7 @@ def write(path: Path, config: VmConfig) -> None:
     try:
         write_in_place(path, printed(config))
     except OSError as exc:
-        raise FileTrouble("cannot write", path, exc) from exc
+        raise trouble_writing(path, exc) from exc
 
 
 def create(path: Path, config: VmConfig) -> None:
@@ -147,4 +148,4 @@ def create(path: Path, config: VmConfig) -> None:
     try:
         write_new(path, printed(config))
     except OSError as exc:
-        raise FileTrouble("cannot write", path, exc) from exc
+        raise trouble_writing(path, exc) from exc

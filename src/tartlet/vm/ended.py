@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from tartlet.errors import FileTrouble
 from tartlet.host.files import write_whole
+from tartlet.host.trouble import trouble_writing
 from tartlet.vm.folder import VmFolder
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def recorded(folder: Path) -> Generator[RunRecord]:
     try:
         record = RunRecord(folder)
     except OSError as exc:
-        raise FileTrouble("cannot write", folder / _NAME, exc) from exc
+        raise trouble_writing(folder / _NAME, exc) from exc
     try:
         yield record
     except Exception as exc:

@@ -13,9 +13,10 @@ from tartlet.disk.chain import Chain, chain_of
 from tartlet.disk.clone import clone_disk
 from tartlet.disk.model import DISK, DiskFormat
 from tartlet.errors import FileTrouble
-from tartlet.host.copying import reflink, trouble_writing
+from tartlet.host.copying import reflink
 from tartlet.host.files import whole_file
 from tartlet.host.locks import try_process_lock
+from tartlet.host.trouble import trouble_writing
 from tartlet.hypervisor.nvram import OWN_VARIABLES
 from tartlet.image.cache.cache import ImageCache
 from tartlet.image.format.layout import StackedImage

@@ -8,8 +8,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tartlet.errors import FileTrouble, ToolFailed
+from tartlet.errors import ToolFailed
 from tartlet.host.files import write_whole
+from tartlet.host.trouble import trouble_writing
 from tartlet.image.credentials import auth_files
 from tartlet.image.credentials.auth_files import BadAuthFile
 from tartlet.image.credentials.secret import Credentials
@@ -74,4 +75,4 @@ def _save(path: str, document: Mapping[str, object]) -> None:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         write_whole(Path(path), json.dumps(document, indent="\t").encode() + b"\n", mode=0o600)
     except OSError as exc:
-        raise FileTrouble("cannot write", path, exc) from exc
+        raise trouble_writing(path, exc) from exc

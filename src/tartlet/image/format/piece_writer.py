@@ -10,7 +10,7 @@ import sys
 from functools import cache
 
 from tartlet.errors import UserError
-from tartlet.host.copying import trouble_writing
+from tartlet.host.trouble import trouble_writing
 from tartlet.image.format.layout import Piece
 from tartlet.image.format.lz4_stream import BLOCK, ZERO_BLOCK, BadStream, Decoder
 

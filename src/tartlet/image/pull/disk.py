@@ -10,7 +10,7 @@ from typing import TypeVar
 import anyio
 from anyio import to_thread
 
-from tartlet.host.copying import trouble_writing
+from tartlet.host.trouble import trouble_writing
 from tartlet.image.format.layers import Region, content_digest, is_zero_content
 from tartlet.image.format.layout import DiskFile, Piece
 from tartlet.image.format.piece_writer import punch_hole

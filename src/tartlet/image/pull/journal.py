@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 from tartlet.errors import FileTrouble
-from tartlet.host.copying import trouble_writing
 from tartlet.host.files import write_whole
+from tartlet.host.trouble import trouble_writing
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 

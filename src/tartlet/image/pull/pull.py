@@ -17,8 +17,8 @@ import anyio
 from anyio import to_thread
 
 from tartlet.host import access_time
-from tartlet.host.copying import trouble_writing
 from tartlet.host.files import removed, write_whole
+from tartlet.host.trouble import trouble_writing
 from tartlet.image.cache.cache import ImageCache
 from tartlet.image.cache.cached_image import CachedImage
 from tartlet.image.format.layout import Layout, flat_layout

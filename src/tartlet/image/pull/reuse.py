@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tartlet.errors import UserError
-from tartlet.host.copying import trouble_writing
 from tartlet.host.ranges import copy_range, share_range
+from tartlet.host.trouble import trouble_writing
 from tartlet.image.format.layers import Region, content_digest
 from tartlet.image.format.layout import Piece, looks_stacked, read_layout
 from tartlet.image.format.manifest import read_manifest

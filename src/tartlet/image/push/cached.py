@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
-from tartlet.host.copying import trouble_writing
+from tartlet.host.trouble import trouble_writing
 from tartlet.image.format.manifest import Descriptor, Manifest, digest_of, read_manifest
 from tartlet.image.format.piece_writer import CorruptBlob
 from tartlet.image.format.reference import ImageName

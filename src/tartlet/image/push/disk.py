@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
-from tartlet.host.copying import trouble_writing
+from tartlet.host.trouble import trouble_writing
 from tartlet.image.format.layers import Region, content_digest, zero_layer
 from tartlet.image.format.manifest import PIECE_DIGEST, Descriptor
 from tartlet.image.format.source import DiskSource

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from tartlet.host.copying import reflink, sparse_copy, trouble_writing
+from tartlet.host.copying import reflink, sparse_copy
 from tartlet.host.files import write_new
 from tartlet.host.scratch import scratch_folder
+from tartlet.host.trouble import trouble_writing
 from tartlet.image.cache.cache import ImageCache
 from tartlet.image.cache.cached_image import MANIFEST_FILE, CachedImage
 from tartlet.image.format.source import DiskSource

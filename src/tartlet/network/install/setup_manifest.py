@@ -14,6 +14,7 @@ from typing import Any
 from tartlet.errors import FileTrouble, UserError
 from tartlet.host.files import removed, write_whole
 from tartlet.host.paths import made
+from tartlet.host.trouble import trouble_writing
 from tartlet.network.install.setup_steps import within
 
 MANIFEST = Path("/etc/tartlet/setup.json")
@@ -48,4 +49,4 @@ def note_made(root: Path, keys: Sequence[str]) -> None:
         if not os.listdir(path.parent):
             path.parent.rmdir()
     except OSError as exc:
-        raise FileTrouble("cannot write", path, exc) from exc
+        raise trouble_writing(path, exc) from exc

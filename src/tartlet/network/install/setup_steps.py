@@ -12,6 +12,7 @@ from tartlet.errors import FileTrouble
 from tartlet.host.files import removed, write_whole
 from tartlet.host.paths import made
 from tartlet.host.process import run
+from tartlet.host.trouble import trouble_writing
 
 HOST = Path("/")
 
@@ -85,7 +86,7 @@ class Written:
         try:
             write_whole(self._place, self.content.encode(), self.mode)
         except OSError as exc:
-            raise FileTrouble("cannot write", self._place, exc) from exc
+            raise trouble_writing(self._place, exc) from exc
         if self.then is not None:
             await self.then()
 
