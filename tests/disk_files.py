@@ -10,6 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tartlet.disk.footprint import measured, together
 from tartlet.units import MIB
 
 
@@ -76,3 +77,8 @@ def mounted(image: Path, size: int, *mkfs: str) -> Generator[Path, None, None]:
         run("umount", point)
         point.rmdir()
         image.unlink()
+
+
+def freed_bytes(folder: Path) -> int:
+    """Bytes of the file system that deleting `folder` would give back."""
+    return together({"it": measured([folder])})["it"].alone

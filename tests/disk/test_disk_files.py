@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from disk_files import check, empty_folder, guest_sees, guest_writes, image_format, mounted, run, vm_folder
+from disk_files import check, empty_folder, freed_bytes, guest_sees, guest_writes, image_format, mounted, run, vm_folder
 from tartlet.disk.chain import ForeignBacking, chain_of
 from tartlet.disk.clone import clone_disk
 from tartlet.disk.create import create_disk
@@ -18,7 +18,7 @@ from tartlet.disk.model import DiskFormat, ShrinkRefused, allocated, inspect
 from tartlet.disk.qcow2 import MAX_SIZE
 from tartlet.disk.replace import replace_disk, replacement
 from tartlet.disk.resize import grow_disk
-from tartlet.disk.usage import disk_usage, freed_bytes
+from tartlet.disk.usage import disk_usage
 from tartlet.errors import FileTrouble, InvalidArgument
 from tartlet.units import GB, MIB
 

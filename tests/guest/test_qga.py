@@ -270,16 +270,6 @@ async def test_a_refusal_is_shown_without_what_a_terminal_would_obey() -> None:
         assert len(text) < 1200
 
 
-async def test_a_shutdown_gives_no_reply_and_that_is_well() -> None:
-    with scripted_qga() as (sock, peer):
-        await opened(sock).shut_down()
-        assert peer.requests[-1] == {
-            **peer.requests[-1],
-            "execute": "guest-shutdown",
-            "arguments": {"mode": "powerdown"},
-        }
-
-
 async def test_the_clock_is_set_by_date_where_the_agent_cannot() -> None:
     def refusing(request: Request) -> bytes | None:
         if request["execute"] == "guest-set-time":

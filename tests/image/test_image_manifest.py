@@ -84,8 +84,8 @@ def test_the_golden_stacked_manifest_has_the_exact_bytes() -> None:
     assert len(raw) == 1731
     assert digest_of(raw) == "sha256:094c1318f957f665ad967d186225526a39ef66f049ce54783058995cdcbcf5e6"
     layout = read_layout(read_manifest(raw))
-    assert (layout.is_stacked, layout.block_count, layout.disk_size) == (True, 8, 4096)
-    assert layout.file_digests == (digest_of(BASE), digest_of(OVERLAID))
+    assert (layout.block_count, layout.disk_size) == (8, 4096)
+    assert [file.digest for file in (layout.base, *layout.overlays)] == [digest_of(BASE), digest_of(OVERLAID)]
     with pytest.raises(StackedImage, match=r"ghcr\.io/a/b:1 has a stacked disk.*macOS 27"):
         flat_layout(manifest, "ghcr.io/a/b:1")
 
@@ -163,9 +163,10 @@ def image(*disk: Descriptor, annotations: dict[str, str] | None = None) -> Manif
 )
 def test_good_layers_are_grouped(disk: list[Descriptor], digests: tuple[str, ...], groups: list[int]) -> None:
     layout = read_layout(image(*disk))
-    assert layout.file_digests == digests
-    assert [len(file.pieces) for file in (layout.base, *layout.overlays)] == groups
-    assert layout.is_stacked == looks_stacked(image(*disk)) == (len(groups) > 1)
+    files = (layout.base, *layout.overlays)
+    assert tuple(file.digest for file in files if file.digest) == digests
+    assert [len(file.pieces) for file in files] == groups
+    assert looks_stacked(image(*disk)) == (len(groups) > 1)
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,10 @@ import anyio
 import pytest
 
 from cached_images import home_in
-from disk_files import mounted
+from disk_files import freed_bytes, mounted
 from pushed_images import disk_file, pushed
 from registries import Fault, Front
 from tartlet.disk.model import allocated
-from tartlet.disk.usage import freed_bytes
 from tartlet.errors import UserError
 from tartlet.host import access_time, scratch
 from tartlet.host.trouble import NoSpace

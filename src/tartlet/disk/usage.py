@@ -1,4 +1,4 @@
-"""What a VM folder's disk takes, and what deleting the folder would give back."""
+"""What a VM folder's disk takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tartlet.disk.chain import chain_from
-from tartlet.disk.footprint import measured, together
 from tartlet.disk.model import DISK, Disk, inspect
 from tartlet.errors import FileTrouble, UserError
 
@@ -45,12 +44,3 @@ def _charged(base: Path) -> int:
     except FileNotFoundError:  # merged away by a clone at this moment
         return 0
     return found.st_blocks * 512 if found.st_nlink == 1 else 0
-
-
-def freed_bytes(folder: Path) -> int:
-    """Bytes of the file system that deleting `folder` would give back.
-
-    A file with a name outside the folder frees nothing. Of a file that shares blocks by reflink, only the blocks
-    that no other file uses count, where the file system tells. Raises FileTrouble.
-    """
-    return together({"it": measured([folder])})["it"].alone

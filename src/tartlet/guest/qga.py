@@ -15,7 +15,7 @@ import logging
 import random
 import socket
 from collections.abc import Sequence
-from typing import Literal, TypeVar, cast
+from typing import TypeVar, cast
 
 import anyio
 import msgspec
@@ -47,9 +47,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.004, 0.05
 
 _PIECE = 64 << 10
 """Bytes sent at once; each piece taken counts as a sign of life."""
-
-_SHUTDOWN_PATIENCE = 2.0
-"""Seconds in which an agent that will not shut down says so; one that will says nothing."""
 
 
 class QemuGuestAgent:
@@ -144,13 +141,6 @@ class QemuGuestAgent:
             status = await self.ended(await self.start("date", ["-u", "-s", f"@{nanoseconds // 10**9}"]))
             if status.exitcode != 0:
                 raise
-
-    async def shut_down(self, mode: Literal["powerdown", "halt", "reboot"] = "powerdown") -> None:
-        """Ask the guest's system to shut down; returns when it seems to have begun."""
-        try:
-            await self.ask("guest-shutdown", {"mode": mode}, Nothing, quiet=_SHUTDOWN_PATIENCE)
-        except AgentUnavailable as exc:
-            log.debug("guest-shutdown gave no reply, as it does when it works: %s", exc)
 
     async def ask(self, command: str, arguments: dict[str, object], kind: type[T], quiet: float | None = None) -> T:
         """Any command, and its value as `kind`; given up after `quiet` seconds without a byte."""

@@ -92,21 +92,11 @@ class Layout:
     block_size: int | None
 
     @property
-    def is_stacked(self) -> bool:
-        """Whether the disk is more than its base."""
-        return bool(self.overlays)
-
-    @property
     def block_count(self) -> int | None:
         """Blocks of a stacked disk; None when the image does not tell a size that can be divided into blocks."""
         if not self.block_size or self.disk_size % self.block_size:
             return None
         return self.disk_size // self.block_size
-
-    @property
-    def file_digests(self) -> tuple[str, ...]:
-        """Digests of the whole files, as far as they are told."""
-        return tuple(file.digest for file in (self.base, *self.overlays) if file.digest)
 
 
 def looks_stacked(manifest: Manifest) -> bool:
