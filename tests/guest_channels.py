@@ -25,8 +25,8 @@ class NoVsock:
     transport = "nothing"
     possible = is_plugged = False
 
-    async def connect(self, port: int) -> socket.socket:
-        raise AssertionError(port)
+    async def connect(self, port: int, within: float, when_new: float) -> socket.socket:
+        raise AssertionError(port, within, when_new)
 
     async def empty(self) -> None:
         raise AssertionError

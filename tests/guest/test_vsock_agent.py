@@ -48,8 +48,8 @@ class Wire:
         self._path = path
         self.is_plugged = False
 
-    async def connect(self, port: int) -> socket.socket:
-        assert port == PORT
+    async def connect(self, port: int, within: float, when_new: float) -> socket.socket:
+        assert (port, within < when_new) == (PORT, True)
         self.is_plugged = True
         sock = socket.socket(socket.AF_UNIX)
         try:

@@ -11,6 +11,8 @@ import pytest
 
 from booted import Booted, booted, in_guest
 from machines import text_in
+from tartlet.guest import vsock_agent
+from tartlet.guest.vsock_agent import PORT, VsockAgent
 from tartlet.hypervisor import plug, state_file
 from tartlet.hypervisor.devices import Slot
 from tartlet.hypervisor.plug import StillPlugged
@@ -34,8 +36,8 @@ async def machine(folder: Path, *, shared: bool = True) -> AsyncGenerator[tuple[
 
 async def refused(place: VsockSlot) -> None:
     """Nobody listens, which the guest says itself."""
-    with anyio.fail_after(20), pytest.raises(ConnectionRefusedError):
-        await place.connect(8080)
+    with pytest.raises(ConnectionRefusedError):
+        await place.connect(PORT, 20, 20)
 
 
 async def test_it_comes_goes_and_comes_again_and_the_machine_can_be_saved(tmp_path: Path) -> None:
@@ -58,13 +60,34 @@ async def test_it_comes_goes_and_comes_again_and_the_machine_can_be_saved(tmp_pa
         assert "0x1053" in await in_guest(vm.agent, "cat /sys/bus/pci/devices/*/device")
 
 
+async def test_a_guest_is_not_silent_while_the_device_is_kept_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked once the device may come, and then says itself that nobody listens."""
+    monkeypatch.setattr(vsock_agent, "_FIRST_ANSWER", 0.5)
+    async with machine(tmp_path) as (vm, place), anyio.create_task_group() as tasks:
+        await vm.monitor.cont()
+        await text_in(tmp_path / "serial.log", "READY")
+        await in_guest(vm.agent, DRIVER)
+        agent = VsockAgent(place, 0)
+        tasks.start_soon(agent.run)
+        async with place.kept_empty():
+            tasks.start_soon(agent.found)
+            await anyio.sleep(1.5)
+            assert not agent.missing
+        monkeypatch.setattr(vsock_agent, "_FIRST_ANSWER", 20)
+        with anyio.fail_after(20):
+            assert not await agent.found()
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_guest_that_cannot_let_go_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is still in its firmware; later it can."""
     monkeypatch.setattr(plug, "LETTING_GO", 0.5)
     async with machine(tmp_path) as (vm, place):
         await vm.monitor.cont()
-        with anyio.move_on_after(0.5):
-            await place.connect(8080)
+        with pytest.raises(TimeoutError):
+            await place.connect(PORT, 20, 0.5)
         with pytest.raises(StillPlugged, match="does not let go of its vsock device"):
             await place.empty()
         await text_in(tmp_path / "serial.log", "READY")
@@ -79,7 +102,7 @@ async def test_what_the_kernel_refuses_leaves_nothing_behind(tmp_path: Path, mon
     async with machine(tmp_path) as (_, place):
         for _ in range(2):
             with pytest.raises(CommandFailed, match=r"device_add.*vhost"):
-                await place.connect(8080)
+                await place.connect(PORT, 20, 20)
             assert not place.is_plugged
 
 
@@ -88,7 +111,7 @@ async def test_without_shared_memory_only_the_kernel_can(tmp_path: Path, monkeyp
     async with machine(tmp_path, shared=False) as (_, place):
         assert not place.possible
         with pytest.raises(CannotPlug, match=r"it is a fork, and .*none does not exist"):
-            await place.connect(8080)
+            await place.connect(PORT, 20, 20)
 
 
 @pytest.mark.skipif(kernel_lacks() is not None, reason=f"the kernel carries no vsock devices here: {kernel_lacks()}")
@@ -97,7 +120,7 @@ async def test_the_kernel_carries_it(tmp_path: Path) -> None:
         await vm.monitor.cont()
         await text_in(tmp_path / "serial.log", "READY")
         await in_guest(vm.agent, DRIVER)
-        with anyio.fail_after(20), pytest.raises(OSError, match=r"reset|refused"):
-            await place.connect(8080)
+        with pytest.raises(OSError, match=r"reset|refused"):
+            await place.connect(PORT, 20, 20)
         assert str(slot.KERNEL) in place.transport
         await place.empty()

@@ -47,8 +47,12 @@ class Vsock(Protocol):
     @property
     def is_plugged(self) -> bool: ...
 
-    async def connect(self, port: int) -> socket.socket:
-        """Raises OSError when nobody listens, UserError."""
+    async def connect(self, port: int, within: float, when_new: float) -> socket.socket:
+        """Raises OSError when nobody listens, UserError, and TimeoutError when the guest says neither yes nor no.
+
+        It has so many seconds for that, `when_new` ones if the device is plugged in for this. Waiting until it may be
+        is not the guest's silence, and does not count.
+        """
         ...
 
     async def empty(self) -> None:
@@ -209,8 +213,7 @@ class VsockAgent:
 
     async def _connect(self, done: anyio.Event) -> None:
         try:
-            with anyio.fail_after(_ANSWER if self._vsock.is_plugged else _FIRST_ANSWER):
-                sock = await self._vsock.connect(PORT)
+            sock = await self._vsock.connect(PORT, _ANSWER, _FIRST_ANSWER)
         except (OSError, UserError) as exc:
             log.debug("the agent behind vsock does not answer: %s", exc)
             self._answered, self._silent = False, isinstance(exc, TimeoutError)

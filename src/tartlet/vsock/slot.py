@@ -84,16 +84,20 @@ class VsockSlot:
         """Whether this VM can have one."""
         return sys.platform == "linux" and (self._shared_memory or kernel_lacks() is None)
 
-    async def connect(self, port: int) -> socket.socket:
+    async def connect(self, port: int, within: float, when_new: float) -> socket.socket:
         """A non-blocking connection to a port of the guest; the device is plugged in for it if need be.
 
-        Raises OSError (ConnectionRefusedError: nobody listens), CannotPlug, CommandFailed, MonitorUnreachable. Waits
-        for ever while the guest has no driver.
+        The guest gets `within` seconds to answer, or `when_new` if it has to find the device first; a guest without
+        the driver never does. They begin when the device is there: others may keep it out for long.
+        Raises OSError (ConnectionRefusedError: nobody listens), TimeoutError, CannotPlug, CommandFailed,
+        MonitorUnreachable.
         """
         async with self._lock:
+            seconds = within if self.is_plugged else when_new
             carrier = self._carrier or await self._plugged_in()
         try:
-            return await carrier.connect(port)
+            with anyio.fail_after(seconds):
+                return await carrier.connect(port)
         except BrokenPipeError:
             await self.empty()  # the process that carried it has died: the next one is another's
             raise
