@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -80,6 +81,29 @@ def test_what_is_no_image_name(home: Path) -> None:
     assert "position 7" in called.err
     assert tart(home, "pull").code == 64
     assert tart(home, "pull", "--concurrency", "0", "a.b/c").code == 64
+
+
+def test_an_address_instead_of_a_name(home: Path) -> None:
+    called = tart(home, "pull", "https://ghcr.io/org/vm")
+    assert called.code == 1
+    assert called.err.endswith("\nleave out the scheme\n")
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+async def test_a_reader_that_has_enough_ends_the_pull_without_a_word(
+    repository: Repository, disk: Path, before: Front, home: Path, format_: str
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    words = [str(TART), "pull", "--insecure", "--format", format_, named(repository)]
+    before.faults.append(Fault("GET", r"/blobs/", stall=0.5))  # time to close the pipe in
+    reading, writing = os.pipe()
+    async with await anyio.open_process(words, stdout=writing, env=surroundings(home)) as process:
+        os.close(writing)
+        await anyio.to_thread.run_sync(os.read, reading, 1)
+        os.close(reading)
+        assert process.stderr
+        said = b"".join([part async for part in process.stderr])
+        assert (await process.wait(), said) == (1, b"")
 
 
 def test_a_local_vm_of_that_name_is_all_there_is_to_it(home: Path) -> None:

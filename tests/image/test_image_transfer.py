@@ -15,6 +15,7 @@ import pytest
 from anyio import to_thread
 
 from registries import Fault, Front
+from tartlet.host.trouble import NoSpace
 from tartlet.image.format.layers import Region, cut
 from tartlet.image.format.layout import Layout, flat_layout
 from tartlet.image.format.manifest import (
@@ -219,6 +220,23 @@ async def test_a_cancelled_fetch_ends_soon(repository: Repository, before: Front
         await fetch_piece(repository, piece, target, "target", reads_as_zeros=True)
     assert scope.cancelled_caught
     assert time.monotonic() - started < 2
+
+
+async def test_what_cannot_be_written_is_told_as_the_only_cause(
+    repository: Repository, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pushed(repository, disk, 64 * MIB)
+    piece = (await layout_of(repository)).base.pieces[0]
+    monkeypatch.setattr(to_thread.current_default_thread_limiter(), "total_tokens", 1)
+
+    async def fetch(descriptor: int) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(to_thread.run_sync, time.sleep, 0.5)  # the writer has to wait, and more comes than fits
+            await fetch_piece(repository, piece, descriptor, "full", reads_as_zeros=True)
+
+    with descriptor_of(Path("/dev/full")) as full, pytest.raises(ExceptionGroup) as failure:
+        await fetch(full)
+    assert failure.value.split(NoSpace)[1] is None
 
 
 async def test_another_client_copies_the_image_with_all_digests(

@@ -79,6 +79,16 @@ def test_what_two_share_goes_with_the_second() -> None:
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
+def test_what_must_stay_over_a_budget_is_told(dry_run: bool) -> None:
+    pruning = Pruning(World([entry("a", 1, 10), entry("b", 2, 10, kept="it is dear")]).listing(), dry_run=dry_run)
+    pruning.within(9, "full")
+    assert [(one.entry.name, one.reason, one.removed) for one in pruning.decisions] == [
+        ("a", "full", True),
+        ("b", "full, but it is dear", False),
+    ]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
 def test_a_shared_part_is_charged_to_the_last_used_and_then_to_the_next(dry_run: bool) -> None:
     world = World([X, Y])
     pruning = Pruning(world.listing(), dry_run=dry_run)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cached_images import CONFIG, digest, home_in, name, put
-from command import snapshot, tart
+from command import Called, snapshot, tart
 from disk_files import check, mounted
 from killed import deaths
 from tartlet.disk.clone import stand_on
@@ -267,6 +267,29 @@ def test_the_command_is_silent_and_takes_the_old_name_of_the_budget(home: Home) 
     assert cached(home) == set()
     assert tart(home.root, "prune", "--cache-budget", "0", "--space-budget", "0").code == 64
     assert tart(home.root, "prune", "--entries", "foo", "--older-than", "1").code == 64
+
+
+@pytest.mark.needs_root
+def test_a_full_disk_can_be_emptied(tmp_path: Path) -> None:
+    with mounted(tmp_path / "small.img", 16 * MIB, "mkfs.ext4", "-q", "-m", "0") as point:
+        home = home_in(point)
+        made = image(home, 1, days=1)
+        put(ImageCache(home), "reg.example/org/other:latest", 2)
+        vm_on(home, made.disk_path, "vm")
+        interrupted(home)
+        _fill(point / "filler")
+        assert tart(home.root, "delete", "vm", "reg.example/org/other").code == 0
+        _fill(point / "more")
+        assert tart(home.root, "prune", "--older-than", "0") == Called(0, "", "")
+        assert cached(home) == set()
+        assert list(home.tmp.iterdir()) == list(home.vms.iterdir()) == []
+
+
+def _fill(path: Path) -> None:
+    """Take all the room there is, to the last block."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 def with_free_space(monkeypatch: pytest.MonkeyPatch, free: int) -> None:

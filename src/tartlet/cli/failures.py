@@ -7,6 +7,7 @@ from typing import cast
 
 import click
 
+from tartlet.cli.output import NobodyReads
 from tartlet.errors import UserError
 
 WRONG_USAGE = 64
@@ -25,6 +26,13 @@ def reported(failure: BaseException) -> int | None:
     if isinstance(failure, OSError):
         return _say(f"Error: {_described(failure)}", 1)
     return None
+
+
+def is_for_nobody(failure: BaseException) -> bool:
+    """Whether the work ended because whoever read its output is gone."""
+    if isinstance(failure, BaseExceptionGroup):
+        return any(is_for_nobody(leaf) for leaf in _leaves(cast("BaseExceptionGroup[BaseException]", failure)))
+    return isinstance(failure, NobodyReads)
 
 
 def _foreseen(failure: BaseException) -> bool:

@@ -11,7 +11,7 @@ from typing import TextIO, cast
 
 import click
 
-from tartlet.cli.failures import reported
+from tartlet.cli.failures import is_for_nobody, reported
 from tartlet.cli.verbs import Tart
 from tartlet.cli.wiring import App
 
@@ -70,6 +70,8 @@ def code_of(words: list[str]) -> int:
     except BrokenPipeError:
         return _nobody_reads()
     except BaseException as exc:
+        if is_for_nobody(exc):
+            return _nobody_reads()
         code = reported(exc)
         if code is None:
             raise

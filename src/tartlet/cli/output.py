@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import click
+
+
+class NobodyReads(Exception):
+    """Whoever read standard output is gone. No OSError: work on files would take that for its own failure."""
+
+
+def say(line: str) -> None:
+    """Print a line in the midst of work. Raises NobodyReads."""
+    try:
+        click.echo(line)
+    except BrokenPipeError as exc:
+        raise NobodyReads from exc
+
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns padded to their widest cell and joined by one blank; white space at both ends of the text is cut."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-import click
+from tartlet.cli.output import say
 
 _UP_AND_ERASE = "\x1b[1A\r\x1b[J"
 _NOT_OFTENER = 1.0
@@ -47,7 +47,7 @@ class ProgressLines:
         """Print what is new in `progress`: its stage, or a percentage at most once a second and at the end."""
         if progress.stage != self._stage:
             self._stage, self._shown = progress.stage, None
-            click.echo(f"{progress.stage}...")
+            say(f"{progress.stage}...")
         if not progress.total:
             return
         percent = min(progress.done * 100 // progress.total, 100)
@@ -55,5 +55,5 @@ class ProgressLines:
         too_soon = self._shown is not None and now - self._shown_at < _NOT_OFTENER
         if percent == self._shown or (too_soon and progress.done < progress.total):
             return
-        click.echo(f"{_UP_AND_ERASE if self._in_place and self._shown is not None else ''}{percent}%")
+        say(f"{_UP_AND_ERASE if self._in_place and self._shown is not None else ''}{percent}%")
         self._shown, self._shown_at = percent, now

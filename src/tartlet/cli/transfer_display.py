@@ -9,9 +9,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, Self
 
-import click
-
 from tartlet.cli.formats import JSON, TEXT
+from tartlet.cli.output import say
 from tartlet.cli.progress import ProgressLines
 from tartlet.image.progress import TransferProgress
 
@@ -55,7 +54,7 @@ class PlainLines:
     def conclude(self, sentence: str, result: str, **facts: object) -> None:
         """Print the sentence."""
         del result, facts
-        click.echo(sentence)
+        say(sentence)
 
 
 class JsonLines:
@@ -89,7 +88,7 @@ def print_object(value: dict[str, object]) -> None:
     """One line of JSON."""
     import json
 
-    click.echo(json.dumps(value))
+    say(json.dumps(value))
 
 
 class _Bar:

@@ -11,7 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from tartlet.errors import FileTrouble
-from tartlet.host.files import removed
+from tartlet.host.files import removed, sync_folder
 from tartlet.host.locks import LockTrouble, try_file_lock
 
 RESUMABLE_SECONDS = 24 * 3600.0
@@ -59,6 +59,17 @@ def _swept(folder: Path, descriptor: int) -> None:
     with suppress(FileNotFoundError):
         if os.path.samestat(os.stat(folder), os.fstat(descriptor)):
             removed(folder)
+
+
+def discarded(path: Path, tmp: Path) -> None:
+    """Delete a folder in one step for whoever looks, by way of `tmp`, on the same file system.
+
+    Nothing has to be made for it, so that it works where no room is left. Raises OSError.
+    """
+    grave = tmp / str(uuid4()).upper()
+    os.rename(path, grave)
+    sync_folder(path.parent)
+    removed(grave)
 
 
 def collect(tmp: Path) -> None:

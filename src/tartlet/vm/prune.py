@@ -51,7 +51,7 @@ def prune(
             reason = f"not used for {older_than} day{'' if older_than == 1 else 's'}"
             pruning.older_than(time.time() - older_than * DAY, reason)
         if budget is not None:
-            pruning.within(budget, f"more recently used ones fill the budget of {human_size(budget)}")
+            pruning.within(budget, f"no room in the budget of {human_size(budget)}")
         return pruning.decisions if pruning is of_caches else [*of_caches.decisions, *pruning.decisions]
 
 

@@ -158,9 +158,7 @@ class VmStore:
 
     def _discard(self, vm: VmFolder) -> None:
         try:
-            with self.work_folder() as grave:
-                os.rename(vm.path, grave / vm.name)
-                sync_folder(self.home.vms)
+            scratch.discarded(vm.path, self.home.tmp)
         except FileNotFoundError as exc:
             raise VmMissing(vm.name) from exc
         except OSError as exc:

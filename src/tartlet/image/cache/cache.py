@@ -23,7 +23,7 @@ from tartlet.host import access_time
 from tartlet.host.files import sync_folder
 from tartlet.host.locks import LockTrouble, file_lock, lock_holder, removable, try_file_lock, try_process_lock
 from tartlet.host.paths import Home, made
-from tartlet.host.scratch import collect, scratch_folder
+from tartlet.host.scratch import collect, discarded
 from tartlet.image.cache.cached_image import CachedImage, ImageInUse, ImageMissing, is_complete
 from tartlet.image.cache.tree import digest_of_tag, entries, leads_to, name_of, put_image, put_tag, remove_tag
 from tartlet.image.format.reference import ImageName
@@ -250,9 +250,7 @@ class ImageCache:
                 if os.path.lexists(image.path):
                     raise
                 raise ImageMissing(image.name) from exc
-            with scratch_folder(self.work_folders()) as grave:
-                os.rename(image.path, grave / "image")
-                sync_folder(image.path.parent)
+            discarded(image.path, self.work_folders())
 
     def _entries(self) -> Iterator[tuple[str, str, bool]]:
         return entries(os.fspath(self.root))

@@ -19,7 +19,10 @@ class ImageMissing(UserError):
     exit_code = 2
 
     def __init__(self, name: ImageName) -> None:
-        super().__init__(f'the specified VM "{name}" does not exist', f"pull it first: tart pull {name}")
+        super().__init__(
+            f'the specified VM "{name}" does not exist',
+            f"`tart list` shows what is in the cache; tart pull {name} brings it there",
+        )
         self.name = name
 
 

@@ -16,7 +16,7 @@ from tartlet.host import access_time
 from tartlet.host.files import removed
 from tartlet.host.locks import removable
 from tartlet.host.paths import Home
-from tartlet.host.scratch import is_resumable, scratch_folder
+from tartlet.host.scratch import discarded, is_resumable
 from tartlet.image.cache.cache import ImageCache
 from tartlet.image.cache.cached_image import MANIFEST_FILE, CachedImage, ImageInUse, ImageMissing
 from tartlet.image.cache.prune import Kind, Prunable
@@ -118,8 +118,8 @@ def _discard(path: Path, place: Path) -> None:
         if not path.is_dir():
             removed(path)
             return
-        with scratch_folder(place) as grave, suppress(FileNotFoundError):
-            os.rename(path, grave / path.name)
+        with suppress(FileNotFoundError):
+            discarded(path, place)
     except OSError as exc:
         raise FileTrouble("cannot remove", path, exc) from exc
 

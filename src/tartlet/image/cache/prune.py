@@ -7,7 +7,7 @@ dry run makes the same choices.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -89,6 +89,10 @@ def over_budget(entries: Sequence[Prunable], budget: int) -> Prunable | None:
     What several have in common is charged to the first of them. An old small one may stay where a newer big one has
     to go. What must stay takes room like the others if it fits.
     """
+    return next((entry for entry in _without_room(entries, budget) if not entry.kept), None)
+
+
+def _without_room(entries: Sequence[Prunable], budget: int) -> Iterator[Prunable]:
     left, rest = budget, _oldest_first(entries)
     while rest:
         before = freed(one.footprint for one in rest)
@@ -96,9 +100,8 @@ def over_budget(entries: Sequence[Prunable], budget: int) -> Prunable | None:
         charge = before - freed(one.footprint for one in rest)
         if charge <= left:
             left -= charge
-        elif not entry.kept:
-            return entry
-    return None
+        else:
+            yield entry
 
 
 def to_reclaim(entries: Sequence[Prunable], wanted: int) -> Prunable | None:
@@ -128,15 +131,13 @@ class Pruning:
         """Remove what was last used at `moment` (Unix seconds) or earlier."""
         while entry := not_used_since(self._entries, moment):
             self._removed(entry, reason)
-        told = {one.entry.path for one in self.decisions}
-        for entry in self._entries:
-            if entry.accessed <= moment and entry.path not in told:
-                self.decisions.append(Pruned(entry=entry, reason=f"{reason}, but {entry.kept}", removed=False))
+        self._tell_kept((entry for entry in self._entries if entry.accessed <= moment), reason)
 
     def within(self, budget: int, reason: str) -> None:
         """Remove what finds no room in `budget` bytes, the most recently used counted first."""
         while entry := over_budget(self._entries, budget):
             self._removed(entry, reason)
+        self._tell_kept(_without_room(self._entries, budget), reason)
 
     def reclaim(self, wanted: int, reason: str, spare: Collection[Path] = ()) -> int:
         """Make `wanted` bytes free, or remove nothing; what is at the paths `spare` stays. Gives the bytes."""
@@ -156,6 +157,12 @@ class Pruning:
         self.decisions.append(Pruned(entry=entry, reason=reason, freed=entry.size))
         self._entries = without(self._entries, entry)
         return entry.size
+
+    def _tell_kept(self, entries: Iterable[Prunable], reason: str) -> None:
+        told = {one.entry.path for one in self.decisions}
+        for entry in entries:
+            if entry.path not in told:
+                self.decisions.append(Pruned(entry=entry, reason=f"{reason}, but {entry.kept}", removed=False))
 
     def _keep(self, path: Path, why: str) -> None:
         self._entries = [replace(one, kept=one.kept or why) if one.path == path else one for one in self._entries]

@@ -15,6 +15,9 @@ _ALGORITHM = "sha256"
 _HEX = frozenset("0123456789abcdef")
 
 
+_FORM = "write it as HOST[:PORT]/NAMESPACE[:TAG] or HOST[:PORT]/NAMESPACE@sha256:DIGEST"
+
+
 class BadImageName(UserError):
     """A text that is no image name."""
 
@@ -22,7 +25,7 @@ class BadImageName(UserError):
         found = f"{text[position - 1]!r}" if position <= len(text) else "the end"
         super().__init__(
             f"{text!r} is not an image name: {expected} expected at position {position}, found {found}",
-            "write it as HOST[:PORT]/NAMESPACE[:TAG] or HOST[:PORT]/NAMESPACE@sha256:DIGEST",
+            "leave out the scheme" if "://" in text else _FORM,
         )
         self.text = text
         self.position = position

@@ -63,7 +63,8 @@ async def _received(
 ) -> CorruptBlob | None:
     """Take in a whole blob; what is wrong with it, if something is."""
     sending, receiving = anyio.create_memory_object_stream[bytes](_ON_THE_WAY)
-    async with anyio.create_task_group() as tasks, receiving:
+    # In this order: whoever sends is stopped before it finds out that nobody receives, so only the cause is raised.
+    async with receiving, anyio.create_task_group() as tasks:
         tasks.start_soon(_send, repository, blob, sending)
         try:
             async for part in receiving:

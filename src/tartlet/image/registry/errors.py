@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from tartlet.errors import UserError
+from tartlet.image.format.reference import ImageName
 
 PREVIEW = 1000
 """Characters of an unexpected answer that an error shows."""
@@ -42,11 +43,11 @@ class NotInRegistry(RegistryError):
 class ImageNotInRegistry(UserError):
     """There is no image of that name."""
 
-    def __init__(self, name: object, answer: NotInRegistry) -> None:
+    def __init__(self, name: ImageName, answer: NotInRegistry) -> None:
         told = f": {answer.told}" if answer.told else ""
         super().__init__(
             f"the registry has no image {name}{told}",
-            "check the name; registries also hide images that one has to log in for: tart login HOST",
+            f"check the name; registries also hide images that one has to log in for: tart login {name.host}",
         )
 
 
