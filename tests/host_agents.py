@@ -51,10 +51,14 @@ def agent_process(python: str = sys.executable) -> Generator[tuple[socket.socket
 
 
 @asynccontextmanager
-async def agents_served(folder: Path, port: socket.socket) -> AsyncGenerator[GuestAgents]:
-    """Serve the folder's control socket with our own agent behind `port`, and nobody at the other port."""
+async def agents_served(
+    folder: Path, port: socket.socket, vsock: VsockAgent | None = None
+) -> AsyncGenerator[GuestAgents]:
+    """Serve the folder's control socket with our own agent behind `port`, or another one behind `vsock` alone."""
     with socket.socket(socket.AF_UNIX) as nobody, listening(folder, "control.sock") as listener:
-        agents = GuestAgents(TartAgent(port), QgaCommands(QemuGuestAgent(nobody), MAC), VsockAgent(NoVsock(), 0))
-        agents.own.port_opened()
+        qemu = QgaCommands(QemuGuestAgent(nobody), MAC)
+        agents = GuestAgents(TartAgent(port), qemu, vsock or VsockAgent(NoVsock(), 0))
+        if vsock is None:
+            agents.own.port_opened()
         async with serving(listener, agents):
             yield agents

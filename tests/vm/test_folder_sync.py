@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -17,9 +18,11 @@ import host_agents
 from guest_channels import heard
 from host_agents import agent_process, agents_served
 from tartlet.guest.channel import connect
+from tartlet.guest.vsock_agent import VsockAgent
 from tartlet.share.arguments import Synced
 from tartlet.vm import sync
 from tartlet.vm.folder_sync import FolderSync, NothingToSync
+from vsock_agents import Wire, vsock_agent
 
 pytestmark = [
     pytest.mark.anyio,
@@ -68,6 +71,21 @@ async def test_a_guest_that_stops_by_itself_brings_its_changes(tmp_path: Path) -
         assert await anyio.to_thread.run_sync(run.agent.wait, 20) == 0
         assert (run.host / "file").read_text() == "from the guest"
         assert run.said[1:] == [f"{run.guest} -> {run.host}: 1 brought back from the guest."]
+
+
+async def test_where_only_another_agent_is_it_is_told_that_changes_come_later(tmp_path: Path) -> None:
+    (tmp_path / "host").mkdir()
+    folder = Synced(path=str(tmp_path / "host"), guest_path=str(tmp_path / "guest"), read_only=False)
+    said: list[str] = []
+    with vsock_agent(tmp_path / "agent.sock"), socket.socket(socket.AF_UNIX) as nobody:
+        vsock = VsockAgent(Wire(tmp_path / "agent.sock"), 0)
+        async with agents_served(tmp_path, nobody, vsock) as agents, anyio.create_task_group() as tasks:
+            tasks.start_soon(FolderSync([folder], tmp_path, agents, said.append).run)
+            with anyio.fail_after(20):
+                while not said:  # noqa: ASYNC110 - told after the copying
+                    await anyio.sleep(0.02)
+            tasks.cancel_scope.cancel()
+    assert "Only Tartlet's own agent tells when the guest stops by itself" in said[0]
 
 
 async def test_at_the_end_nothing_goes_in(tmp_path: Path) -> None:

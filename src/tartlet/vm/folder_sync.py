@@ -67,13 +67,12 @@ class FolderSync:
         kind = await self._first_answer()
         await self._all(self._folders, send=True, patience=_PATIENCE)
         self._settled.set()
-        if kind is Kind.QEMU:
+        if kind is not Kind.TART:
             self._announce(
-                "The QEMU guest agent does not tell when the guest stops by itself: its changes then come back at the "
-                "next start."
+                "Only Tartlet's own agent tells when the guest stops by itself, and another one answers: changes then "
+                "come back at the next start. `tart agent install` brings it."
             )
-        else:
-            await self._follow_shutdowns()
+        await self._follow_shutdowns()
 
     async def _first_answer(self) -> Kind:
         while True:
