@@ -167,6 +167,7 @@ async def test_a_helper_may_give_a_refresh_token(home: Home) -> None:
     [
         (None, "docker-credential-odd was not found"),
         ("echo hunter2; echo it broke >&2; exit 3", "it broke"),
+        ("echo hunter2; exit 3", "exit status 3; `docker-credential-odd list` may tell why"),
         ("true", "did not answer"),
         ("echo '{}'", "did not answer"),
         ("echo '[1]'", "did not answer"),

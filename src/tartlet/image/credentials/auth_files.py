@@ -150,7 +150,8 @@ async def tell_helper(suffix: str, verb: str, stdin: str, environment: Mapping[s
     if done.returncode and _NOT_FOUND in (done.stdout + done.stderr).decode(errors="replace").lower():
         return None
     if done.returncode:
-        raise ToolFailed([program], done.returncode, done.stderr.decode(errors="replace"))
+        unheard = f"exit status {done.returncode}; `{program} list` may tell why"  # what it prints may be a secret
+        raise ToolFailed([program], done.returncode, done.stderr.decode(errors="replace").strip() or unheard)
     return done.stdout
 
 

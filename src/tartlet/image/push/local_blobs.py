@@ -6,14 +6,15 @@ have made do not; that shows with the first piece, and then no other is tried.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 
 from tartlet.errors import FileTrouble
 from tartlet.image.cache.cached_image import CachedImage
 from tartlet.image.format.layers import Region
 from tartlet.image.format.layout import Piece
-from tartlet.image.format.manifest import Descriptor, digest_of, read_manifest
+from tartlet.image.format.manifest import Descriptor, digest_of, oci_config, read_manifest
 from tartlet.image.format.source import DiskSource, raw_disk
 from tartlet.image.push.encode import encode_piece
 from tartlet.image.push.known_images import flat_layout_of
@@ -50,9 +51,10 @@ class LocalBlobs:
 def local_blobs(image: CachedImage) -> Generator[LocalBlobs]:
     """The blobs of an image for the length of the block, in which it stays. Raises BadManifest, FileTrouble."""
     try:
-        small = [path.read_bytes() for path in (image.config_path, image.nvram_path)]
+        config, nvram = (path.read_bytes() for path in (image.config_path, image.nvram_path))
     except OSError as exc:
         raise FileTrouble("cannot read", image.path, exc) from exc
+    small = [config, nvram, *_oci_configs(config)]
     manifest = image.manifest()
     layout = flat_layout_of(read_manifest(manifest)) if manifest is not None else None
     if layout is None or not image.disk_path.exists():
@@ -60,3 +62,14 @@ def local_blobs(image: CachedImage) -> Generator[LocalBlobs]:
         return
     with raw_disk(image.disk_path) as disk:
         yield LocalBlobs(small, layout.base.pieces, disk)
+
+
+def _oci_configs(vm_config: bytes) -> Iterator[bytes]:
+    """What the OCI config most likely is, if nobody gave the image labels: a cached image does not have it."""
+    with suppress(ValueError, AttributeError, RecursionError):
+        told = json.loads(vm_config)
+        yield oci_config(
+            architecture=str(told.get("arch", "arm64")),
+            system=str(told.get("os", "darwin")),
+            disk_format=str(told.get("diskFormat", "raw")),
+        )
