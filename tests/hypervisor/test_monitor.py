@@ -15,6 +15,7 @@ from booted import booted, in_guest
 from machines import text_in
 from tartlet.hypervisor import process, qemu, qmp
 from tartlet.hypervisor.devices import GUEST_AGENT_PORT
+from tartlet.hypervisor.machine_news import PortChanged, Restarted, ShutDown, machine_news
 from tartlet.hypervisor.qmp import CommandFailed, MonitorUnreachable, RunState
 
 pytestmark = pytest.mark.anyio
@@ -25,22 +26,17 @@ async def test_a_guest_with_every_device_boots_speaks_and_shuts_down_at_the_powe
     home.mkdir(parents=True)
     async with booted(home) as vm:
         assert await vm.monitor.status() is RunState.RUNNING
-        with vm.monitor.listening("VSERPORT_CHANGE", "SHUTDOWN") as events:
+        with machine_news(vm.monitor) as news:
             await text_in(home / "serial.log", "READY")
-            opened = await events.next()
-            assert opened is not None
-            assert opened.data == {"open": True, "id": GUEST_AGENT_PORT}
+            assert await anext(news) == PortChanged(GUEST_AGENT_PORT, is_open=True)
             assert await vm.monitor.port_is_open("port1")
             terminal = await vm.monitor.terminal_of("console")
             assert stat.S_ISCHR(os.stat(terminal).st_mode)
             await in_guest(vm.agent, "modprobe evdev; pidof acpid || acpid -l /dev/null -c /etc/acpi")
             await vm.monitor.powerdown()
             with anyio.fail_after(20):
-                rest = [event async for event in events]
-        assert [event.name for event in rest if event.name == "SHUTDOWN"] == ["SHUTDOWN"]
-        down = next(event for event in rest if event.name == "SHUTDOWN")
-        assert down.data["guest"] is True
-        assert down.data["reason"] == "guest-shutdown"
+                rest = [told async for told in news]
+        assert [told for told in rest if isinstance(told, ShutDown)] == [ShutDown.BY_GUEST]
         with anyio.fail_after(10):
             assert await vm.process.wait() == 0
         with pytest.raises(MonitorUnreachable):
@@ -62,6 +58,16 @@ async def test_commands_and_refusals(tmp_path: Path) -> None:
         await vm.monitor.quit()
         with anyio.fail_after(10):
             assert await vm.process.wait() == 0
+
+
+async def test_a_restart_is_told_and_the_end_that_was_ordered(tmp_path: Path) -> None:
+    async with booted(tmp_path) as vm:
+        with machine_news(vm.monitor) as news, anyio.fail_after(20):
+            await vm.monitor.reset()
+            await vm.monitor.quit()
+            told = [one async for one in news]
+        assert Restarted() in told
+        assert told[-1] is ShutDown.BY_WINDOW
 
 
 async def test_events_end_when_qemu_is_killed(tmp_path: Path) -> None:

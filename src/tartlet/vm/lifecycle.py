@@ -17,6 +17,7 @@ from tartlet.host.locks import try_file_lock, try_process_lock
 from tartlet.hypervisor import accel, qmp, state_file
 from tartlet.hypervisor.accel import Accelerator
 from tartlet.hypervisor.command_line import command_line
+from tartlet.hypervisor.machine_news import machine_news
 from tartlet.hypervisor.process import Process, QemuCrashed, spawned
 from tartlet.hypervisor.qmp import Monitor, MonitorUnreachable
 from tartlet.hypervisor.state_file import SavedState
@@ -82,12 +83,12 @@ async def running(
         process, monitor = await held.enter_async_context(
             _powered_on(vm, plan, restored=state is not None, announce=log.announce)
         )
-        events = held.enter_context(monitor.listening("SHUTDOWN", "RESET", "VSERPORT_CHANGE"))
+        news = held.enter_context(machine_news(monitor))
         if state is not None:
             await state_file.restore(monitor, state, with_memory=inherited is None or inherited.ram is None)
         async with _crash_told(process):
             await console.opened(monitor, options, plan.network.record.address, log)
-        live = RunningVm(store.home.tmp, folder, plan, process, monitor, events, log, record)
+        live = RunningVm(store.home.tmp, folder, plan, process, monitor, news, log, record)
         await live.clipboard.plug_in()
         await held.enter_async_context(live.served(resumed=state is not None))
         await held.enter_async_context(live.web.offered())

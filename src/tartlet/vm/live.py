@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -20,24 +19,21 @@ from tartlet.guest.qga import QemuGuestAgent
 from tartlet.guest.qga_commands import QgaCommands
 from tartlet.guest.tart_agent import PORT
 from tartlet.guest.vsock_agent import VsockAgent
-from tartlet.host.files import removed, sync_folder
-from tartlet.host.scratch import scratch_folder
 from tartlet.host.sockets import listening
 from tartlet.hypervisor import state_file
 from tartlet.hypervisor.devices import GUEST_AGENT_PORT
 from tartlet.hypervisor.disk_options import parse_root_disk_options
+from tartlet.hypervisor.machine_news import News, PortChanged, Restarted, ShutDown
 from tartlet.hypervisor.process import Process
 from tartlet.hypervisor.qmp import Monitor, MonitorUnreachable
-from tartlet.hypervisor.qmp_events import Event, Events
 from tartlet.hypervisor.root_disk import RootDisk
-from tartlet.hypervisor.state_file import SaveFailed
 from tartlet.network import record
 from tartlet.share.arguments import synced
 from tartlet.vm.ended import Ending, LastRun, RunRecord
-from tartlet.vm.folder import STATE
 from tartlet.vm.folder_sync import FolderSync
 from tartlet.vm.network_record import kept_up
 from tartlet.vm.plan import Plan
+from tartlet.vm.power import Power
 from tartlet.vm.run_log import RunLog, kept_short
 from tartlet.vm.suspendable import check_suspendable
 from tartlet.vm.web import WebConsole
@@ -45,11 +41,14 @@ from tartlet.vsock.slot import VsockSlot
 
 log = logging.getLogger(__name__)
 
-_QUIT_TIMEOUT = 5
-"""Seconds QEMU gets to flush its disks and end when the power is cut; then it is killed."""
-
 _PORTS = {GUEST_AGENT_PORT: Kind.QEMU, PORT: Kind.TART}
 """By their ids."""
+
+_ENDINGS: Mapping[ShutDown | None, Ending] = {
+    ShutDown.BY_GUEST: Ending.GUEST_SHUT_DOWN,
+    ShutDown.BY_WINDOW: Ending.STOPPED,
+}
+"""What nobody ordered, by who stopped the machine; for all else it crashed."""
 
 _CLOCK_TIMEOUT = 60
 """Seconds a resumed guest's agent gets to take the time."""
@@ -59,16 +58,6 @@ _BOOT, _EMULATED_BOOT = 8.0, 20.0
 
 _RESUMED = 1.0
 """The same for one that is resumed: its agents are there already."""
-
-_WINDOW_CLOSED = ("host-ui", "host-qmp-quit")
-"""What QEMU calls it when its window is closed: SDL and Cocoa the first, GTK the second."""
-
-
-class VmEnding(UserError):
-    """The VM is being stopped or suspended."""
-
-    def __init__(self) -> None:
-        super().__init__("the VM is being stopped or suspended", "start it again, then repeat this")
 
 
 class RunningVm:
@@ -81,7 +70,7 @@ class RunningVm:
         plan: Plan,
         process: Process,
         monitor: Monitor,
-        events: Events,
+        news: AsyncGenerator[News],
         log: RunLog,
         record: RunRecord,
     ) -> None:
@@ -107,12 +96,19 @@ class RunningVm:
         self.fingerprint = plan.fingerprint
         """What a state that is saved now depends on."""
         self.tmp = tmp
-        self._events, self._log, self._record = events, log, record
-        self._decided: Ending | None = None
-        self._suspending = self._powering_off = False
-        self._halting = anyio.Lock()
+        self._power = Power(
+            tmp=tmp,
+            folder=folder,
+            monitor=monitor,
+            process=process,
+            sync=self.sync,
+            clipboard=self.clipboard,
+            vsock=self.vsock,
+            announce=log.announce,
+        )
+        self._news, self._log, self._record = news, log, record
         self.root_disk = RootDisk(monitor, parse_root_disk_options(plan.options.root_disk_options))
-        self._shutdown: Event | None = None
+        self._shutdown: ShutDown | None = None
         self._silent = anyio.Event()
         """QEMU has said all that it will say."""
 
@@ -168,21 +164,7 @@ class RunningVm:
 
         What the guest changed in synchronised folders is brought back before; ordered again, that is given up.
         """
-        if self._powering_off:
-            self.sync.give_up()
-            return
-        self._powering_off = True
-        if not self._suspending:  # then they were brought back already, and the guest may stand still
-            await self.sync.bring_back()
-        self._decided = self._decided or Ending.STOPPED
-        await self._quit()
-
-    async def _quit(self) -> None:
-        with anyio.move_on_after(_QUIT_TIMEOUT):
-            await self.monitor.quit()
-            await self.process.wait()
-            return
-        self.process.send(signal.SIGKILL)
+        await self._power.cut()
 
     async def press_power_button(self) -> None:
         """Ask the guest to shut down. Raises CommandFailed, MonitorUnreachable."""
@@ -196,37 +178,7 @@ class RunningVm:
         When the power is cut meanwhile, that wins. Asked again meanwhile, nothing more is done.
         """
         check_suspendable(self.plan)
-        if self._suspending:  # a second save would fail, and then let the guest go on behind the first one's back
-            self.announce("The VM is being suspended already.")
-            return
-        self._suspending = True
-        try:
-            self.announce("Suspending VM...")
-            await self.sync.bring_back()
-            async with self._halting, self.clipboard.kept_out(), self.vsock.kept_empty():
-                size = await self._saved()
-        finally:
-            self._suspending = self._decided is Ending.SUSPENDED
-        if self._decided is Ending.SUSPENDED:
-            self.announce(f"VM suspended: {size // 1_000_000} MB saved")
-            await self._quit()
-
-    async def _saved(self) -> int:
-        """Bytes of the state, which is in its place when this ends with the decision to suspend."""
-        with scratch_folder(self.tmp) as work:
-            part = work / STATE
-            size = await state_file.save(self.monitor, part, self.fingerprint)
-            if self._decided is not None:
-                return size
-            try:
-                os.replace(part, self.folder / STATE)
-                sync_folder(self.folder)
-            except OSError as exc:
-                removed(self.folder / STATE)
-                await self.monitor.cont()
-                raise SaveFailed(f"cannot put the state in its place: {exc.strerror}") from exc
-            self._decided = Ending.SUSPENDED
-            return size
+        await self._power.suspend(lambda: self.fingerprint)
 
     @asynccontextmanager
     async def halted(self) -> AsyncGenerator[None]:
@@ -234,21 +186,8 @@ class RunningVm:
 
         Raises VmEnding, StillPlugged, CommandFailed, MonitorUnreachable.
         """
-        async with self._halting:
-            if self._decided is not None or self._suspending:
-                raise VmEnding
-            async with self.clipboard.kept_out(), self.vsock.kept_empty(), self._stopped():
-                yield
-
-    @asynccontextmanager
-    async def _stopped(self) -> AsyncGenerator[None]:
-        was = await self.monitor.status()
-        await self.monitor.stop()
-        try:
+        async with self._power.halted():
             yield
-        finally:
-            with anyio.CancelScope(shield=True):
-                await state_file.go_on(self.monitor, was)
 
     async def write_to_overlay(self, overlay: Path, base: Path, kind: str) -> None:
         """Let the halted guest write to `overlay`, which has taken the disk's place, and only read `base`.
@@ -259,7 +198,7 @@ class RunningVm:
 
     async def grow_disk(self, size: int) -> None:
         """Give the guest's disk `size` bytes, more than it has. Raises CommandFailed, MonitorUnreachable."""
-        async with self._halting:
+        async with self._power.kept():
             await self.monitor.grow(self.root_disk.node, size)
             self.fingerprint = state_file.with_disk_size(self.fingerprint, size)
 
@@ -277,26 +216,26 @@ class RunningVm:
         return self._record.finish(ending, status, detail)
 
     async def _listen(self) -> None:
-        async for event in self._events:
-            self._heard(event)
+        async for news in self._news:
+            self._heard(news)
         self._silent.set()
 
-    def _heard(self, event: Event) -> None:
-        if event.name == "SHUTDOWN":
-            self._shutdown = event
-        elif event.name == "RESET":
-            self.agents.guest_started()
-        elif event.name == "VSERPORT_CHANGE" and (kind := _PORTS.get(str(event.data.get("id")))) is not None:
-            self.agents.port_changed(kind, is_open=bool(event.data.get("open")))
+    def _heard(self, news: News) -> None:
+        match news:
+            case ShutDown():
+                self._shutdown = news
+            case Restarted():
+                self.agents.guest_started()
+            case PortChanged(id=name, is_open=is_open):
+                if name in _PORTS:
+                    self.agents.port_changed(_PORTS[name], is_open=is_open)
 
     def _ending(self, status: int) -> Ending:
-        if self._decided is not None:
-            return self._decided
-        if self._shutdown is None or status:
+        if self._power.decided is not None:
+            return self._power.decided
+        if status:
             return Ending.CRASHED
-        if self._shutdown.data.get("guest"):
-            return Ending.GUEST_SHUT_DOWN
-        return Ending.STOPPED if self._shutdown.data.get("reason") in _WINDOW_CLOSED else Ending.CRASHED
+        return _ENDINGS.get(self._shutdown, Ending.CRASHED)
 
     async def _correct_clock(self) -> None:
         """A resumed guest believes it is still the moment of its suspension."""
