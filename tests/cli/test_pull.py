@@ -17,7 +17,7 @@ from pulls import PIECE, blobs_got, cache_of, cached_disk, named, same
 from pushed_images import pushed
 from registries import Fault, Front
 from tartlet.image.cache.cache import MARK
-from tartlet.image.format.manifest import OCI_CONFIG, Manifest, blob_descriptor, read_manifest
+from tartlet.image.format.manifest import OCI_CONFIG, VM_CONFIG, Manifest, blob_descriptor, read_manifest
 from tartlet.image.format.reference import parse
 from tartlet.image.registry.bodies import from_bytes
 from tartlet.image.registry.registry import Repository
@@ -136,6 +136,23 @@ async def test_an_image_of_a_container_is_refused_by_name(repository: Repository
     assert "container" in called.err.splitlines()[1]
     assert before.count("GET", "/blobs/") == 0
     assert not list((home / "tmp").iterdir())
+
+
+async def test_an_image_that_breaks_the_format_is_refused_with_what_to_do(
+    repository: Repository, before: Front, home: Path
+) -> None:
+    small = [blob_descriptor(kind, b"{}") for kind in (OCI_CONFIG, VM_CONFIG)]
+    for blob in small:
+        await push_blob(repository, blob, from_bytes(b"{}"))
+    await repository.put_manifest("one", Manifest(schema_version=2, config=small[0], layers=(small[1],)).encoded())
+    called = await tart_beside(home, "pull", "--insecure", named(repository))
+    told, hint = called.err.splitlines()
+    assert (called.code, told) == (
+        1,
+        f"{named(repository)} cannot be used: an image has exactly one NVRAM layer, this one has 0",
+    )
+    assert "pushed anew" in hint
+    assert before.count("GET", "/blobs/") == 0
 
 
 async def test_a_bad_line_is_mended(repository: Repository, disk: Path, before: Front, home: Path) -> None:

@@ -36,6 +36,8 @@ from tartlet.units import MIB
 SPARE_ROOM = 128 * MIB
 """Bytes beside the disk that should be free."""
 
+_BROKEN = "the image has to be pushed anew, by `tart push` or another program that knows the format"
+
 _POLL = 0.2
 """Seconds between two looks at another process's pull."""
 
@@ -85,7 +87,7 @@ async def look_up(repository: Repository, name: ImageName) -> RemoteImage:
     try:
         layout = flat_layout(read_manifest(raw), name)
     except BadManifest as exc:
-        raise BadManifest(f"{name} cannot be used: {exc}", exc.hint) from exc
+        raise BadManifest(f"{name} cannot be used: {exc}", exc.hint or _BROKEN) from exc
     return RemoteImage(name=name, manifest=raw, digest=digest_of(raw), layout=layout)
 
 
