@@ -100,7 +100,7 @@ def test_comments_and_other_settings_stay(file: Path) -> None:
         ("nat.address", "127.0.0.1", "cannot be the address"),
         ("nat.mask", "255.0.0.0", "between 255.255.0.0"),
         ("nat.mask", "255.0.255.0", "is no network mask"),
-        ("dhcp.lease_time", "60", "from 120 on"),
+        ("dhcp.lease_time", "60", "from 120 to 2147483647"),
         ("softnet.dhcp_lease_time", "soon", "is no number of seconds"),
         ("backend", "vmnet", "is none of auto"),
         ("vms_per_user", "0", "no number from 1"),
@@ -117,6 +117,7 @@ def test_what_is_no_setting_is_refused_and_changes_nothing(file: Path, key: str,
     with pytest.raises(InvalidArgument) as caught:
         change(key, value, file)
     assert told in str(caught.value)
+    assert caught.value.hint
     assert not file.exists()
 
 

@@ -215,9 +215,12 @@ def _address(key: str, text: str) -> str:
     except (AddressValueError, NetmaskValueError, ValueError) as exc:
         raise InvalidArgument(f"{key}: '{text}' is no IPv4 address", "for example 192.168.77.1") from exc
     if "/" in text and not _WIDEST <= network.prefixlen <= _NARROWEST:
-        raise InvalidArgument(f"{key}: a network has between 16 and 29 bits of prefix, not {network.prefixlen}")
+        raise InvalidArgument(
+            f"{key}: a network has between {_WIDEST} and {_NARROWEST} bits of prefix, not {network.prefixlen}",
+            "for example 192.168.77.1/24",
+        )
     if network.is_loopback or network.is_multicast or network.is_unspecified:
-        raise InvalidArgument(f"{key}: {text} cannot be the address of a network")
+        raise InvalidArgument(f"{key}: {text} cannot be the address of a network", "for example 192.168.77.1")
     return f'"{text}"'
 
 
@@ -227,19 +230,22 @@ def _mask(key: str, text: str) -> str:
     except ValueError as exc:
         raise InvalidArgument(f"{key}: '{text}' is no network mask", "for example 255.255.255.0") from exc
     if not _WIDEST <= length <= _NARROWEST:
-        raise InvalidArgument(f"{key}: a mask is between 255.255.0.0 and 255.255.255.248")
+        raise InvalidArgument(f"{key}: a mask is between 255.255.0.0 and 255.255.255.248", f"for example {_MASK}")
     return f'"{text}"'
 
 
 def _seconds(key: str, text: str) -> str:
     if not text.isdecimal() or not _SHORTEST_LEASE <= int(text) < _LONGEST_LEASE:
-        raise InvalidArgument(f"{key}: '{text}' is no number of seconds from {_SHORTEST_LEASE} on")
+        raise InvalidArgument(
+            f"{key}: '{text}' is no number of seconds from {_SHORTEST_LEASE} to {_LONGEST_LEASE - 1}",
+            "for example 600 for ten minutes, 86400 for a day",
+        )
     return text
 
 
 def _count(key: str, text: str) -> str:
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_VMS:
-        raise InvalidArgument(f"{key}: '{text}' is no number from 1 to {_MOST_VMS}")
+        raise InvalidArgument(f"{key}: '{text}' is no number from 1 to {_MOST_VMS}", "for example 32")
     return text
 
 
@@ -253,7 +259,7 @@ def _interfaces(key: str, text: str) -> str:
 
 def _switch(key: str, text: str) -> str:
     if text.lower() not in ("true", "false"):
-        raise InvalidArgument(f"{key}: '{text}' is neither true nor false")
+        raise InvalidArgument(f"{key}: '{text}' is neither true nor false", "write one of the two words")
     return text.lower()
 
 

@@ -19,18 +19,22 @@ _PAUSE = 5.0
 """Seconds until it is looked again whether a program that may not start yet may."""
 
 
+_HINT = "`tart doctor` looks at what the network needs; `tart network set backend NAME` chooses another kind"
+
+
 class HelperDead(UserError):
     """A program does not work here."""
 
     def __init__(self, name: str, told: str) -> None:
-        super().__init__(f"{name} does not work here: {told or 'it says nothing'}")
+        super().__init__(f"{name} does not work here: {told or 'it says nothing'}", _HINT)
 
 
 class KeepsDying(UserError):
     """A program dies again and again."""
 
     def __init__(self, name: str, status: int, told: str) -> None:
-        super().__init__(f"the network helper {name} keeps ending with status {status}" + (f": {told}" if told else ""))
+        reason = f": {told}" if told else ""
+        super().__init__(f"the network helper {name} keeps ending with status {status}{reason}", _HINT)
 
 
 def always() -> bool:
