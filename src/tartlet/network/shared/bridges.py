@@ -28,9 +28,10 @@ _HOST_ONLY_WISHES = [IPv4Network(f"192.168.{number}.0/24") for number in range(1
 class NetworkTaken(UserError):
     """The network that was chosen is somebody else's."""
 
-    def __init__(self, wish: IPv4Network, other: IPv4Network) -> None:
+    def __init__(self, kind: str, wish: IPv4Network, other: IPv4Network) -> None:
+        """`kind`: `nat` or `host`, as in the names of the settings."""
         super().__init__(f"the network {wish} of the settings overlaps {other}, which this host reaches already")
-        self.hint = "choose another one: tart network set nat.address 192.168.77.1"
+        self.hint = f"choose another one: tart network set {kind}.address 192.168.77.1"
 
 
 Start = Callable[[int], subprocess.Popen[bytes]]
@@ -90,8 +91,8 @@ class Bridges:
         return [fabric.described() for fabric in self.fabrics.values()]
 
     def _made(self, bridge: str, wish: IPv4Network | None, usual: Sequence[IPv4Network]) -> Fabric:
-        network = self._free(wish, usual)
         routed = bridge == ROUTED
+        network = self._free("nat" if routed else "host", wish, usual)
         served = Served(
             bridge=bridge,
             network=network,
@@ -104,11 +105,11 @@ class Bridges:
         self.helpers.append(Helper(f"dnsmasq ({bridge})", self._within(fabric.server.start)))
         return fabric
 
-    def _free(self, wish: IPv4Network | None, usual: Sequence[IPv4Network]) -> IPv4Network:
+    def _free(self, kind: str, wish: IPv4Network | None, usual: Sequence[IPv4Network]) -> IPv4Network:
         """The network that the user chose, or the first of the usual ones that hides nothing the host reaches."""
         taken = [*self._outside, *(fabric.served.network for fabric in self.fabrics.values())]
         if wish is None:
             return subnet.free_of(usual, taken)
         if (other := next((other for other in taken if wish.overlaps(other)), None)) is not None:
-            raise NetworkTaken(wish, other)
+            raise NetworkTaken(kind, wish, other)
         return wish
