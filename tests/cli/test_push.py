@@ -11,7 +11,7 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from command import Called, tart
+from command import TART, Called, surroundings, tart
 from disk_files import guest_writes, image_format
 from registries import Fault, Front
 from tartlet.image.format.manifest import read_manifest
@@ -47,6 +47,20 @@ async def test_a_vm_is_pushed_and_said_so(home: Path, before: Front) -> None:
         manifest = read_manifest(await repository.manifest(digest))
         labels = json.loads(await repository.read_blob(manifest.config))["config"]["Labels"]
     assert labels == {"a": "b", "c": "", "org.cirruslabs.tart.disk.format": "raw"}
+
+
+async def test_a_reader_that_has_enough_ends_the_push_without_a_word(home: Path, before: Front) -> None:
+    words = [str(TART), "push", "--insecure", "vm", f"{before.host}/unread/vm:1"]
+    before.faults.append(Fault("POST", r"/blobs/", stall=0.5))  # time to close the pipe in
+    reading, writing = os.pipe()
+    async with await anyio.open_process(words, stdout=writing, env=surroundings(home)) as process:
+        os.close(writing)
+        await to_thread.run_sync(os.read, reading, 1)
+        os.close(reading)
+        assert process.stderr
+        said = b"".join([part async for part in process.stderr])
+        assert (await process.wait(), said) == (1, b"")
+    assert before.count("PUT", "/manifests/") == 0
 
 
 async def test_programs_get_objects(home: Path, before: Front) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import anyio
 import click
 
-from tartlet.cli.transfer_display import shown_transfer
+from tartlet.cli.transfer_display import shown_transfer, while_read
 from tartlet.cli.wiring import App
 from tartlet.host.heap import tune_memory
 from tartlet.image.format.reference import ImageName
@@ -25,14 +25,15 @@ def pulled(app: App, name: ImageName, insecure: bool, at_once: int, format_: str
 
 
 async def _pulled(app: App, name: ImageName, insecure: bool, at_once: int, format_: str) -> None:
-    with shown_transfer(plain=app.settings.plain_progress, format_=format_) as display:
+    shown = shown_transfer(plain=app.settings.plain_progress, format_=format_)
+    with shown as display, while_read(display) as report:
         done = await pull(
             app.uncollected_store,
             name,
             insecure=insecure,
             at_once=at_once,
             auto_prune=not app.settings.no_auto_prune,
-            report=display.report,
+            report=report,
         )
         display.conclude(
             _sentence(name, done),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,10 @@ from tartlet.cli.numbers import U64
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.units import human_size
+
+if TYPE_CHECKING:
+    from tartlet.cli.transfer_display import TransferDisplay
+    from tartlet.image.push.push import Pushed
 
 _MB = 1_000_000
 
@@ -54,11 +59,9 @@ def command(
 
     Only what the registry does not have yet is sent.
     """
-    from functools import partial
-
     import anyio
 
-    from tartlet.cli.transfer_display import shown_transfer
+    from tartlet.cli.transfer_display import shown_transfer, while_read
     from tartlet.host.heap import tune_memory
     from tartlet.image.format.manifest import parse_labels
     from tartlet.image.format.reference import parse
@@ -73,8 +76,13 @@ def command(
     )
     targets = [parse(name) for name in names]
     tune_memory()
+
+    async def work(display: TransferDisplay) -> Pushed:
+        with while_read(display) as report:
+            return await push(app.store, source, targets, options, report=report)
+
     with _said_when_interrupted(), shown_transfer(plain=app.settings.plain_progress, format_=format_) as display:
-        pushed = anyio.run(partial(push, app.store, source, targets, options, report=display.report))
+        pushed = anyio.run(work, display)
         told = f"pushed {pushed.digest}: {human_size(pushed.sent)} sent, {human_size(pushed.kept)} of the disk reused"
         display.conclude(told, "pushed", digest=pushed.digest, sent=pushed.sent, reused=pushed.kept)
 

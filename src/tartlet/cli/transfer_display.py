@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, Self
 
 from tartlet.cli.formats import JSON, TEXT
-from tartlet.cli.output import say
+from tartlet.cli.output import NobodyReads, say
 from tartlet.cli.progress import ProgressLines
-from tartlet.image.progress import TransferProgress
+from tartlet.image.progress import TransferProgress, TransferReport
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
@@ -43,6 +43,29 @@ def shown_transfer(*, plain: bool, format_: str = TEXT) -> Generator[TransferDis
     else:
         with _Bar() as bar:
             yield bar
+
+
+@contextmanager
+def while_read(display: TransferDisplay) -> Generator[TransferReport]:
+    """How to report to a display; when nobody reads it any more, what is done in the block is cancelled.
+
+    An error in a report would be taken for one of the work. Raises NobodyReads at the end of the block.
+    """
+    import anyio
+
+    ended: list[NobodyReads] = []
+
+    def report(progress: TransferProgress) -> None:
+        try:
+            display.report(progress)
+        except NobodyReads as exc:
+            ended.append(exc)
+            scope.cancel()
+
+    with anyio.CancelScope() as scope:
+        yield report
+    if ended:
+        raise ended[0]
 
 
 class PlainLines:
