@@ -20,9 +20,9 @@ def tune_memory() -> None:
 
     What is loaded stays: Python need not search it for garbage every few hundred requests. And all threads take memory
     from one heap, where the C library is glibc, which gives each a heap of its own. Large blocks that one thread makes
-    and another frees then leave room in all of them which nobody uses: a fifth of what a push needs. The threads
-    seldom meet, as they compute in between. What is freed is kept: to give it back and take it again, page by page,
-    costs a push a tenth of its processor time.
+    and another frees then leave room in all of them which nobody uses: now and then a sixth of what a push needs. The
+    threads seldom meet, as they compute in between. What is freed is kept: to give it back and take it again, page by
+    page, costs a push a tenth of its processor time.
     """
     gc.freeze()
     if sys.platform == "linux":
