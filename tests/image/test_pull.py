@@ -30,7 +30,7 @@ from tartlet.image.format.manifest import MANIFEST, OVERLAY, blob_descriptor, ca
 from tartlet.image.format.piece_writer import CorruptBlob
 from tartlet.image.format.reference import ImageName
 from tartlet.image.progress import TransferProgress
-from tartlet.image.pull.pull import Pulled, pull
+from tartlet.image.pull.pull import SPARE_ROOM, Pulled, pull
 from tartlet.image.pull.reuse import LocalDisk
 from tartlet.image.registry.bodies import from_bytes
 from tartlet.image.registry.registry import Repository
@@ -198,7 +198,7 @@ async def test_the_room_that_is_asked_for_leaves_out_zeros_and_what_is_there(
     empty = disk_file(tmp_path / "empty.img", 500 * MIB, {200 * MIB: b"data"})
     await pushed(repository, "one", empty, piece=100 * MIB)
     await pull(cache, repository, named(repository), make_room=asked.append)
-    assert asked == [100 * MIB + 128 * MIB]
+    assert asked == [100 * MIB + SPARE_ROOM]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,9 @@ async def test_pieces_are_shared_and_not_copied_where_the_file_system_can(
         await pull(cache, repository, named(repository))
         taken = used(point)
         before.seen.clear()
-        second = await pull(cache, repository, named(repository, "two"))
+        asked: list[int] = []
+        second = await pull(cache, repository, named(repository, "two"), make_room=asked.append)
+        assert asked == [PIECE + SPARE_ROOM]
         assert same(second.image.disk_path, disk)
         assert len(blobs_got(before)) == 1 + 2
         assert used(point) - taken < PIECE + MIB

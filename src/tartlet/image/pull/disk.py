@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 import anyio
 from anyio import to_thread
 
-from tartlet.host.trouble import trouble_writing
+from tartlet.host.trouble import NoSpace, trouble_writing
 from tartlet.image.format.layers import Region, content_digest, is_zero_content
 from tartlet.image.format.layout import DiskFile, Piece
 from tartlet.image.format.piece_writer import punch_hole
@@ -22,6 +24,8 @@ from tartlet.image.pull.reuse import LocalPieces, take
 from tartlet.image.pull.work import WorkFolder
 from tartlet.image.registry.registry import Repository
 from tartlet.units import MIB
+
+log = logging.getLogger(__name__)
 
 _LEAST_RATIO = 64
 """A blob that is not this much smaller than its piece holds more than zeros."""
@@ -46,8 +50,8 @@ class DiskInProgress:
 
     @property
     def room_needed(self) -> int:
-        """Bytes that may still be written. Pieces of nothing but zeros take no room."""
-        return sum(self._pieces[place].size for place in self._missing() if place not in self._zeros)
+        """Bytes that may still be written. Ask after `share`."""
+        return sum(self._pieces[place].size for place in self._missing())
 
     async def look(self) -> None:
         """Find the zeros, and verify what was written before this machine was last started. Raises FileTrouble."""
@@ -58,33 +62,55 @@ class DiskInProgress:
         kept = {place for place in self._journal.done if place < len(self._pieces) and await self._is_right(place)}
         self._journal.restart(kept)
 
+    async def share(self, local: LocalPieces, counter: Counter, at_once: int) -> None:
+        """Finish, verified, the pieces that take no room: zeros, and what the file system shares with other disks.
+
+        `at_once` go side by side. Raises FileTrouble, in a group.
+        """
+        counter.reuse(sum(self._pieces[place].blob.size for place in self._journal.done))
+        await self._side_by_side(partial(self._share, local=local, counter=counter), at_once)
+
     async def complete(self, repository: Repository, local: LocalPieces, counter: Counter, at_once: int) -> None:
         """Write, verify and note every missing piece, `at_once` side by side, and have all of it on the medium.
 
         Raises FileTrouble, and in a group what `fetch_piece` raises.
         """
-        counter.reuse(sum(self._pieces[place].blob.size for place in self._journal.done))
+        await self._side_by_side(partial(self._finish, repository=repository, local=local, counter=counter), at_once)
+        await to_thread.run_sync(self._sync)
+
+    async def _side_by_side(self, do: Callable[[int], Awaitable[None]], at_once: int) -> None:
         missing = iter(self._missing())
 
         async def work() -> None:
             for place in missing:
-                await self._finish(place, repository, local, counter)
+                await do(place)
 
         async with anyio.create_task_group() as tasks:
             for _ in range(at_once):
                 tasks.start_soon(work)
-        await to_thread.run_sync(self._sync)
 
     def _missing(self) -> list[int]:
         return [place for place in range(len(self._pieces)) if place not in self._journal.done]
 
-    async def _finish(self, place: int, repository: Repository, local: LocalPieces, counter: Counter) -> None:
+    async def _share(self, place: int, local: LocalPieces, counter: Counter) -> None:
         piece = self._pieces[place]
         if place in self._zeros:
             if not self._is_new:
                 await to_thread.run_sync(self._clear, piece)
-            counter.reuse(piece.blob.size)
-        elif await self._taken(piece, local):
+        else:
+            try:
+                if not await self._taken(piece, local, may_copy=False):
+                    return
+            except NoSpace as exc:  # not even for the list of what is shared: it waits until there is some
+                log.debug("piece %d cannot be shared yet: %s", place, exc)
+                self._is_new = False
+                return
+        self._note(place)
+        counter.reuse(piece.blob.size)
+
+    async def _finish(self, place: int, repository: Repository, local: LocalPieces, counter: Counter) -> None:
+        piece = self._pieces[place]
+        if await self._taken(piece, local, may_copy=True):
             counter.reuse(piece.blob.size)
         else:
             await fetch_piece(
@@ -95,14 +121,17 @@ class DiskInProgress:
                 reads_as_zeros=self._is_new,
                 progress=counter.move,
             )
+        self._note(place)
+
+    def _note(self, place: int) -> None:
         self._journal.add(place)
         self._work.sign_of_life()
 
-    async def _taken(self, piece: Piece, local: LocalPieces) -> bool:
+    async def _taken(self, piece: Piece, local: LocalPieces, *, may_copy: bool) -> bool:
         for whereabouts in local.of(piece):
             if not self._is_new:
                 await to_thread.run_sync(self._clear, piece)
-            steps = take(piece, whereabouts, self._descriptor, self._work.disk_path)
+            steps = take(piece, whereabouts, self._descriptor, self._work.disk_path, may_copy=may_copy)
             if await _last(steps):
                 return True
         return False

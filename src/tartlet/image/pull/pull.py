@@ -162,24 +162,28 @@ class _Fetching:
         blobs = (layout.vm_config, layout.nvram, *(piece.blob for piece in layout.base.pieces))
         counter = Counter(self.report, f"pulling {self.remote.name}", sum(blob.size for blob in blobs))
         async with disk_in_progress(self.work, layout.base) as disk:
-            await to_thread.run_sync(self.make_room, disk.room_needed + SPARE_ROOM)
+            pieces = await to_thread.run_sync(self._pieces_here)
+            await disk.share(pieces, counter, at_once)
+            await to_thread.run_sync(self._have_room, disk.room_needed)
             for blob, path in ((layout.vm_config, self.work.config_path), (layout.nvram, self.work.nvram_path)):
                 await to_thread.run_sync(_write_sparse, path, await self.repository.read_blob(blob))
                 counter.move(blob.size)
-            pieces = await to_thread.run_sync(self._pieces_here)
             await disk.complete(self.repository, pieces, counter, at_once)
         image = await to_thread.run_sync(self._install)
         return Pulled(image=image, was_cached=False, received=counter.moved, reused=counter.reused)
 
     def _begin(self) -> None:
-        """Write the manifest, and let the image that the tag has led to be the first to go when room is needed."""
         try:
             write_whole(self.work.manifest_path, self.remote.manifest)
         except OSError as exc:
             raise trouble_writing(self.work.manifest_path, exc) from exc
+
+    def _have_room(self, needed: int) -> None:
+        """Ask for room; the image that the tag has led to is the first to go."""
         old = self.cache.cached(self.remote.name)
         if old:
             access_time.mark(old.path, 0)
+        self.make_room(needed + SPARE_ROOM)
 
     def _pieces_here(self) -> LocalPieces:
         cached = [(image.manifest(), image.disk_path) for image in self.cache.images()]

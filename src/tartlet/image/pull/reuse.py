@@ -74,11 +74,11 @@ class LocalPieces:
         return sorted(found, key=lambda place: place.offset != piece.offset)
 
 
-def take(piece: Piece, place: Whereabouts, target: int, path: Path) -> Iterator[bool | None]:
+def take(piece: Piece, place: Whereabouts, target: int, path: Path, *, may_copy: bool) -> Iterator[bool | None]:
     """Fill a region of the disk open as `target` with what is at `place`: None after each step, then whether it fits.
 
-    The region has to read as zeros before, and does so again when the content turns out to be something else.
-    Raises FileTrouble when the target cannot be written.
+    Without `may_copy` only where the file system shares it. The region has to read as zeros before, and does so again
+    when the content turns out to be something else. Raises FileTrouble when the target cannot be written.
     """
     try:
         source = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -87,7 +87,11 @@ def take(piece: Piece, place: Whereabouts, target: int, path: Path) -> Iterator[
         yield False
         return
     try:
-        for _ in _filled(piece, place, source, target):
+        shared = share_range(source, place.offset, target, piece.offset, piece.size)
+        if not shared and not may_copy:
+            yield False
+            return
+        for _ in _copied(piece, place, source, target, shared):
             yield None
         region = Region(piece.offset, piece.size)
         found: str | None = None
@@ -106,8 +110,8 @@ def take(piece: Piece, place: Whereabouts, target: int, path: Path) -> Iterator[
         os.close(source)
 
 
-def _filled(piece: Piece, place: Whereabouts, source: int, target: int) -> Iterator[None]:
-    shared = share_range(source, place.offset, target, piece.offset, piece.size)
+def _copied(piece: Piece, place: Whereabouts, source: int, target: int, shared: int) -> Iterator[None]:
+    """Copy what is behind the first `shared` bytes of the piece."""
     shift = piece.offset - place.offset
     for start, end in RawSource(source, place.path).data(place.offset + shared, place.offset + piece.size):
         for at in range(start, end, _COPIED_AT_ONCE):
