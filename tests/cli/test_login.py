@@ -284,6 +284,19 @@ def test_ctrl_c_at_the_password_ends_it(session: dict[str, str]) -> None:
     assert not (Path(session["HOME"]) / ".docker").exists()
 
 
+@pytest.mark.parametrize("asked", ["User name for h: ", "Password: "])
+def test_ctrl_d_ends_it_with_a_line_of_its_own(session: dict[str, str], asked: str) -> None:
+    with at_a_terminal(session, "login", "h", "--store", "docker", "--no-validate") as (pid, terminal):
+        if asked == "Password: ":
+            read_until(terminal, "User name for h: ")
+            os.write(terminal, b"alice\n")
+        read_until(terminal, asked)
+        os.write(terminal, b"\x04")
+        shown = rest_of(terminal).replace("\r", "")
+    assert exit_code(pid) == 1
+    assert shown.removeprefix("^D\b\b").startswith("\nnothing was typed\n")
+
+
 def test_a_password_that_a_terminal_would_cut_is_refused(session: dict[str, str]) -> None:
     with at_a_terminal(session, "login", "h", "--store", "docker", "--no-validate") as (pid, terminal):
         read_until(terminal, "User name for h: ")

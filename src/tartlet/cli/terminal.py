@@ -47,6 +47,8 @@ def _checked(read: Callable[[], str], hint: str) -> str:
     except OSError as exc:
         raise NobodyToAsk("there is no terminal to ask at", hint) from exc
     except EOFError as exc:
+        with open("/dev/tty", "wb", buffering=0) as terminal:
+            terminal.write(b"\n")  # Ctrl+D ends no line
         raise NobodyToAsk("nothing was typed", hint) from exc
     if len(os.fsencode(answer)) >= _LONGEST:
         raise AnswerTooLong("that is longer than a terminal takes", hint)
