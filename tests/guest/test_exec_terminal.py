@@ -89,6 +89,7 @@ def test_a_shell_is_of_use_and_leaves_the_terminal_as_it_was(terminal: Terminal,
     with session(terminal, folder, "it", "sh", "-c", "echo size $(stty size); PS1='$ ' exec sh -i") as process:
         terminal.shows(r"size 33 111\r\n")
         assert terminal.mode() != before
+        terminal.shows(r"\$ ")
         terminal.type(b"echo $((6 * 7))\r")
         terminal.shows(r"\r\n42\r\n")
         terminal.type(b"sleep 3600\r")
