@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -12,7 +11,7 @@ from typing import TypeVar
 import anyio
 from anyio import to_thread
 
-from tartlet.host.trouble import NoSpace, trouble_writing
+from tartlet.host.trouble import trouble_writing
 from tartlet.image.format.layers import Region, content_digest, is_zero_content
 from tartlet.image.format.layout import DiskFile, Piece
 from tartlet.image.format.piece_writer import punch_hole
@@ -24,8 +23,6 @@ from tartlet.image.pull.reuse import LocalPieces, take
 from tartlet.image.pull.work import WorkFolder
 from tartlet.image.registry.registry import Repository
 from tartlet.units import MIB
-
-log = logging.getLogger(__name__)
 
 _LEAST_RATIO = 64
 """A blob that is not this much smaller than its piece holds more than zeros."""
@@ -97,14 +94,8 @@ class DiskInProgress:
         if place in self._zeros:
             if not self._is_new:
                 await to_thread.run_sync(self._clear, piece)
-        else:
-            try:
-                if not await self._taken(piece, local, may_copy=False):
-                    return
-            except NoSpace as exc:  # not even for the list of what is shared: it waits until there is some
-                log.debug("piece %d cannot be shared yet: %s", place, exc)
-                self._is_new = False
-                return
+        elif not await self._taken(piece, local, may_copy=False):
+            return
         self._note(place)
         counter.reuse(piece.blob.size)
 
