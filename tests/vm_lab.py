@@ -70,11 +70,14 @@ class Lab:
                 process.kill()
 
     @contextmanager
-    def running(self, name: str = "mini", *more: str) -> Generator[str]:
-        """The VM runs and its agent answers, for the length of the block; what the command said."""
-        started = self.tart("run", name, *BACKGROUND, *more, timeout=100)
-        assert started.code == 0, (started, self.vm(name).qemu_log_path.read_text()[-2000:])
+    def running(self, name: str = "mini", *more: str, timeout: float = 100) -> Generator[str]:
+        """The VM runs and its agent answers, for the length of the block; what the command said.
+
+        It is stopped too when the test's time ends while it starts.
+        """
         try:
+            started = self.tart("run", name, *BACKGROUND, *more, timeout=timeout)
+            assert started.code == 0, (started, self.vm(name).qemu_log_path.read_text()[-2000:])
             yield started.out
         finally:
             self.end(name)

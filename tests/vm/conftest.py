@@ -11,7 +11,7 @@ from guest_images import debian_image
 from made_once import made_once
 from namespaces import Namespace, namespace
 from registry_fixtures import before, registry_host
-from vm_lab import BACKGROUND, Lab, made
+from vm_lab import Lab, made
 
 __all__ = ["before", "debian", "network", "registry_host", "stopped", "stopped_home", "suspended", "suspended_debian"]
 
@@ -36,9 +36,9 @@ def suspended_home(tmp_path_factory: pytest.TempPathFactory, stopped_home: Lab) 
     def make(folder: Path) -> None:
         lab = stopped_home.copied(folder / "home")
         _freeze_disk(lab, "mini")
-        lab.done("run", "mini", *BACKGROUND, timeout=100)
-        lab.sh("cat /proc/sys/kernel/random/boot_id")  # Linux makes it when it is first read
-        _suspend(lab, "mini")
+        with lab.running():
+            lab.sh("cat /proc/sys/kernel/random/boot_id")  # Linux makes it when it is first read
+            _suspend(lab, "mini")
 
     return Lab(home=made_once(tmp_path_factory, "suspended", make) / "home", network=stopped_home.network)
 
@@ -68,12 +68,8 @@ def suspended_debian_home(tmp_path_factory: pytest.TempPathFactory, network: Nam
         lab.done("create", "--linux", "debian")
         lab.done("set", "debian", "--disk", str(debian_image()), "--cpu", "2", "--memory", "768", timeout=200)
         _freeze_disk(lab, "debian")
-        try:
-            lab.done("run", "debian", *BACKGROUND, timeout=320)
-        except BaseException:  # the test's time may end here; the VM must not outlive it
-            lab.end("debian")
-            raise
-        _suspend(lab, "debian")
+        with lab.running("debian", timeout=320):
+            _suspend(lab, "debian")
 
     return Lab(home=made_once(tmp_path_factory, "debian", make) / "home", network=network)
 
