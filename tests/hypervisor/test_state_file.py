@@ -91,8 +91,9 @@ def small(tmp_path: Path) -> Iterator[Path]:
 async def test_a_full_disk_leaves_the_machine_running_and_no_file(tmp_path: Path, small: Path) -> None:
     async with booted(tmp_path) as vm:
         await anyio.sleep(1)  # the firmware fills some memory
-        with pytest.raises(SaveFailed, match=r"goes on running.*space"):
+        with pytest.raises(SaveFailed, match=r"goes on running.*space") as failed:
             await state_file.save(vm.monitor, small / "state", fingerprint_of(vm.machine))
+        assert "free some space" in (failed.value.hint or "")
         assert await vm.monitor.status() is RunState.RUNNING
         assert os.listdir(small) == []
         assert await state_file.save(vm.monitor, tmp_path / "state", fingerprint_of(vm.machine)) > STREAM_OFFSET

@@ -23,9 +23,14 @@ class NoSpace(FileTrouble):
     """The file system, or the user's share of it, is full."""
 
 
+def what_to_do(cause: OSError) -> str | None:
+    """The hint for whoever could not write because of `cause`, where there is one."""
+    return _HINTS.get(cause.errno or 0)
+
+
 def trouble_writing(target: str | os.PathLike[str], cause: OSError) -> FileTrouble:
     """What to raise when `cause` kept us from writing `target`: NoSpace or plain FileTrouble."""
-    hint = _HINTS.get(cause.errno or 0)
+    hint = what_to_do(cause)
     if cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace("no room to write", os.fspath(target), cause, hint)
     return FileTrouble("cannot write", os.fspath(target), cause, hint)

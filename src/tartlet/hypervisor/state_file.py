@@ -25,6 +25,7 @@ import anyio
 import anyio.to_thread
 
 from tartlet.errors import FileTrouble, UserError
+from tartlet.host.trouble import what_to_do
 from tartlet.hypervisor.machine import Machine
 from tartlet.hypervisor.qemu import QemuVersion
 from tartlet.hypervisor.qmp import CommandFailed, Monitor, MonitorUnreachable, RunState
@@ -121,7 +122,7 @@ async def save(monitor: Monitor, path: Path, of: Fingerprint) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise SaveFailed(f"cannot write {path}: {exc.strerror}") from exc
+        raise SaveFailed(f"cannot write {path}: {exc.strerror}", what_to_do(exc)) from exc
     try:
         return await _saved(monitor, descriptor, of)
     except BaseException:
@@ -169,6 +170,13 @@ async def stream(monitor: Monitor, descriptor: int, *, with_memory: bool) -> Non
         raise CommandFailed("migrate", str(reply.get("error-desc") or _likely_cause(descriptor) or outcome))
 
 
+def _save_failed(cause: CommandFailed | OSError) -> SaveFailed:
+    if isinstance(cause, OSError):
+        return SaveFailed(cause.strerror or str(cause), what_to_do(cause))
+    no_room = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return SaveFailed(cause.reason, what_to_do(no_room) if str(no_room.strerror) in cause.reason else None)
+
+
 def _likely_cause(descriptor: int) -> str | None:
     """QEMU does not always tell what kept it from writing; a full disk is what it mostly is."""
     room = os.fstatvfs(descriptor)
@@ -210,7 +218,7 @@ async def _saved(monitor: Monitor, descriptor: int, of: Fingerprint) -> int:
         await anyio.to_thread.run_sync(os.fsync, descriptor)
     except (CommandFailed, OSError) as exc:
         await go_on(monitor, was)
-        raise SaveFailed(exc.reason if isinstance(exc, CommandFailed) else exc.strerror or str(exc)) from exc
+        raise _save_failed(exc) from exc
     except anyio.get_cancelled_exc_class():
         with anyio.CancelScope(shield=True):
             await go_on(monitor, was)

@@ -15,6 +15,7 @@ from tartlet.console.clipboard import SharedClipboard
 from tartlet.errors import UserError
 from tartlet.host.files import removed, sync_folder
 from tartlet.host.scratch import scratch_folder
+from tartlet.host.trouble import what_to_do
 from tartlet.hypervisor import state_file
 from tartlet.hypervisor.process import Process
 from tartlet.hypervisor.qmp import Monitor
@@ -110,7 +111,7 @@ class Power:
             except OSError as exc:
                 removed(self.folder / STATE)
                 await self.monitor.cont()
-                raise SaveFailed(f"cannot put the state in its place: {exc.strerror}") from exc
+                raise SaveFailed(f"cannot put the state in its place: {exc.strerror}", what_to_do(exc)) from exc
             self.decided = Ending.SUSPENDED
             return size
 
