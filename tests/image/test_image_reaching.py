@@ -6,7 +6,6 @@ import base64
 import os
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,17 +27,6 @@ FOX = b"The quick brown fox jumps over the lazy dog"
 BLOB = Descriptor(media_type="application/octet-stream", size=len(FOX), digest=digest_of(FOX))
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with certificates that nobody else vouches for, and their keys: for 127.0.0.1, and for another."""
-    folder = tmp_path_factory.mktemp("certificates")
-    for name, subject in (("ours", "IP:127.0.0.1"), ("other", "DNS:registry.example")):
-        words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=tests"]
-        files = ["-out", f"{name}.pem", "-keyout", f"{name}.key", "-addext", f"subjectAltName={subject}"]
-        subprocess.run([*words, *files], cwd=folder, check=True, capture_output=True, timeout=60)
-    return folder
 
 
 @asynccontextmanager

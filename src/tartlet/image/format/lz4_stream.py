@@ -48,62 +48,63 @@ class Decoder:
     It holds the part of a block that is incomplete, the last 64 KiB of output, and nothing else.
     """
 
-    __slots__ = ("_history", "_memo", "_need", "_offset", "_parts", "_waiting", "finished")
+    __slots__ = ("_begun", "_history", "_memo", "_need", "_offset", "finished")
 
     def __init__(self) -> None:
         self.finished = False
         """The end mark was seen; what comes after it is ignored, as Apple's decoder does."""
 
-        self._parts: list[bytes] = []
-        self._waiting = 0
+        self._begun = bytearray()
         self._need = len(END)
         self._offset = 0
         self._history = b""
         self._memo = b""
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
         """The blocks that `data` completes, decoded one by one as they are asked for.
 
-        The caller takes all of them before it feeds more. Raises BadStream.
+        The caller takes all of them before it feeds more or changes `data`. Raises BadStream.
         """
-        if self.finished:
-            return
-        self._parts.append(data)
-        self._waiting += len(data)
-        if self._waiting < self._need:
-            return
-        buffer = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        at = yield from self._blocks(buffer)
-        self._offset += at
-        self._parts = [] if self.finished or at == len(buffer) else [buffer[at:]]
-        self._waiting = len(buffer) - at
+        rest = memoryview(data)
+        while self._begun and rest and not self.finished:
+            missing = self._need - len(self._begun)
+            self._begun += rest[:missing]
+            rest = rest[missing:]
+            if len(self._begun) >= self._need:
+                at = yield from self._blocks(memoryview(bytes(self._begun)))
+                del self._begun[:at]
+        if rest and not self.finished:
+            at = yield from self._blocks(rest)
+            self._begun += rest[at:]
 
     def close(self) -> None:
         """Say that no data follows. Raises BadStream when the end mark has not come."""
         if not self.finished:
-            raise BadStream("it is cut short", self._offset + self._waiting)
+            raise BadStream("it is cut short", self._offset + len(self._begun))
 
-    def _blocks(self, buffer: bytes) -> Generator[bytes, None, int]:
+    def _blocks(self, buffer: memoryview) -> Generator[bytes, None, int]:
         """Decode the complete blocks of `buffer`; returns where the incomplete one begins."""
-        view, at, have = memoryview(buffer), 0, len(buffer)
-        while have - at >= 4:
-            magic = buffer[at : at + 4]
+        at, have = 0, len(buffer)
+        while have - at >= len(END) and not self.finished:
+            magic = bytes(buffer[at : at + len(END)])
             if magic == END:
                 self.finished = True
-                return at + 4
+                at += len(END)
+                break
             header, decoded, encoded = self._header(magic, buffer, at)
             self._need = header + encoded
             if have - at < self._need:
-                return at
-            payload = view[at + header : at + self._need]
+                break
+            payload = buffer[at + header : at + self._need]
             block = self._decoded(payload, decoded, at) if magic == _CODED else bytes(payload)
             at += self._need
             self._need = len(END)
             self._remember(block)
             yield block
+        self._offset += at
         return at
 
-    def _header(self, magic: bytes, buffer: bytes, at: int) -> tuple[int, int, int]:
+    def _header(self, magic: bytes, buffer: memoryview, at: int) -> tuple[int, int, int]:
         """Lengths of a block's header, its decoded and its encoded data; of a header alone when it is incomplete."""
         if magic == _CODED:
             if len(buffer) - at < 12:

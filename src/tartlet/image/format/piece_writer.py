@@ -64,8 +64,8 @@ class PieceWriter:
         except OSError as exc:
             raise trouble_writing(self._path, exc) from exc
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes of the blob. Raises CorruptBlob, FileTrouble."""
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take the next bytes of the blob, and keep none of them. Raises CorruptBlob, FileTrouble."""
         self.received += len(data)
         if self.received > self._piece.blob.size:
             raise self._corrupt(f"it has more than {self._piece.blob.size} bytes")

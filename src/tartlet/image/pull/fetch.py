@@ -6,23 +6,19 @@ Memory: a few parts of a MiB on the way, whatever the size of the piece.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Callable
+from contextlib import aclosing
 
-import anyio
 from anyio import to_thread
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from tartlet.image.format.layout import Piece
 from tartlet.image.format.manifest import Descriptor
 from tartlet.image.format.piece_writer import CorruptBlob, PieceWriter
+from tartlet.image.registry.receive import Parts
 from tartlet.image.registry.registry import Repository
 
 Progress = Callable[[int], None]
 """Told the bytes of the blob that came since the last time."""
-
-_ON_THE_WAY = 4
-"""Parts that wait between the network and the decoder."""
 
 
 def _ignored(count: int) -> None:
@@ -62,35 +58,17 @@ async def _received(
     repository: Repository, blob: Descriptor, writer: PieceWriter, progress: Progress
 ) -> CorruptBlob | None:
     """Take in a whole blob; what is wrong with it, if something is."""
-    sending, receiving = anyio.create_memory_object_stream[bytes](_ON_THE_WAY)
-    # In this order: whoever sends is stopped before it finds out that nobody receives, so only the cause is raised.
-    async with receiving, anyio.create_task_group() as tasks:
-        tasks.start_soon(_send, repository, blob, sending)
+    async with aclosing(repository.stream_blob(blob)) as body:
         try:
-            async for part in receiving:
-                parts = [part, *_waiting(receiving)]
+            async for parts in body:
                 progress(sum(map(len, parts)))
                 await to_thread.run_sync(_feed, writer, parts)
             await to_thread.run_sync(writer.finish)
         except CorruptBlob as exc:
-            tasks.cancel_scope.cancel()
             return exc
     return None
 
 
-def _waiting(receiving: MemoryObjectReceiveStream[bytes]) -> Iterator[bytes]:
-    """What came meanwhile: on a busy machine every visit to a worker thread has to wait for its turn."""
-    with suppress(anyio.WouldBlock, anyio.EndOfStream):
-        while True:
-            yield receiving.receive_nowait()
-
-
-def _feed(writer: PieceWriter, parts: Sequence[bytes]) -> None:
+def _feed(writer: PieceWriter, parts: Parts) -> None:
     for part in parts:
         writer.feed(part)
-
-
-async def _send(repository: Repository, blob: Descriptor, sending: MemoryObjectSendStream[bytes]) -> None:
-    async with sending, aclosing(repository.stream_blob(blob)) as parts:
-        async for part in parts:
-            await sending.send(part)

@@ -23,6 +23,7 @@ from tartlet.image.push.plan import Target, shown
 from tartlet.image.push.push import Pushed
 from tartlet.image.push.spool import FileSpool
 from tartlet.image.registry.bodies import BlobBytes
+from tartlet.image.registry.receive import Parts
 from tartlet.image.registry.registry import Registries, Repository
 
 
@@ -99,19 +100,20 @@ class _Copying:
         for _ in range(2):
             spool.clear()
             digest, at = hashlib.sha256(), 0
-            async with aclosing(self._source.stream_blob(blob)) as parts:
-                async for part in parts:
-                    if at + len(part) > blob.size:
+            async with aclosing(self._source.stream_blob(blob)) as body:
+                async for parts in body:
+                    at += sum(map(len, parts))
+                    if at > blob.size:
                         break
-                    await to_thread.run_sync(self._write, spool, part, digest)
-                    at += len(part)
+                    await to_thread.run_sync(self._write, spool, parts, digest)
             if at == blob.size and f"sha256:{digest.hexdigest()}" == blob.digest:
                 return spool.blob()
         raise CorruptBlob(blob.digest, f"the registry sent {at} bytes with the digest sha256:{digest.hexdigest()}")
 
-    def _write(self, spool: FileSpool, part: bytes, digest: hashlib._Hash) -> None:
-        digest.update(part)
+    def _write(self, spool: FileSpool, parts: Parts, digest: hashlib._Hash) -> None:
+        for part in parts:
+            digest.update(part)
         try:
-            spool.add([part])
+            spool.add(parts)
         except OSError as exc:
             raise trouble_writing(self._scratch, exc) from exc

@@ -68,7 +68,7 @@ class FileSpool:
         os.ftruncate(self._descriptor, 0)
         self._size = 0
 
-    def add(self, parts: Sequence[bytes]) -> None:
+    def add(self, parts: Sequence[bytes | memoryview]) -> None:
         rest = memoryview(b"".join(parts))
         while rest:
             written = os.pwrite(self._descriptor, rest, self._size)

@@ -10,7 +10,7 @@ from anyio import to_thread
 
 from tartlet.image.registry.addresses import shown
 from tartlet.image.registry.errors import BadAnswer
-from tartlet.image.registry.transport import BROKEN, Body
+from tartlet.image.registry.transport import Body
 
 BlobBytes = Callable[[int, int], AsyncIterator[bytes | memoryview]]
 """Gives the bytes of a blob from one offset up to another; asked again for each attempt."""
@@ -55,29 +55,6 @@ def from_file(descriptor: int, offset: int = 0) -> BlobBytes:
             at += len(read)
 
     return parts
-
-
-async def in_parts(response: aiohttp.ClientResponse, skip: int) -> AsyncGenerator[bytes]:
-    """The body in parts of about a MiB, without its first `skip` bytes."""
-    pending: list[bytes] = []
-    waiting = 0
-    try:
-        async for part in response.content.iter_any():
-            if skip >= len(part):
-                skip -= len(part)
-                continue
-            pending.append(part[skip:])
-            waiting += len(part) - skip
-            skip = 0
-            if waiting >= _PART:
-                yield b"".join(pending)
-                pending, waiting = [], 0
-    except BROKEN:
-        if pending:  # what came is good: the next connection goes on behind it
-            yield b"".join(pending)
-        raise
-    if pending:
-        yield b"".join(pending)
 
 
 async def whole(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import aiohttp
@@ -14,10 +14,11 @@ from tartlet.image.format.manifest import MANIFEST, MAX_MANIFEST_SIZE, Descripto
 from tartlet.image.format.piece_writer import CorruptBlob
 from tartlet.image.format.reference import is_digest
 from tartlet.image.registry.addresses import api_of, shown
-from tartlet.image.registry.bodies import in_parts, one_part, whole
+from tartlet.image.registry.bodies import one_part, whole
 from tartlet.image.registry.errors import BadAnswer, NotInRegistry, RegistryError
 from tartlet.image.registry.login import Authorizer
 from tartlet.image.registry.pace import read_retry_after
+from tartlet.image.registry.receive import Parts, parts_of
 from tartlet.image.registry.tokens import TokenStore
 from tartlet.image.registry.transport import BROKEN, FAILURES, Attempts, Body, Transport
 from tartlet.image.registry.transport import opened as transport_opened
@@ -107,13 +108,13 @@ class Repository:
             raise BadAnswer(f"blob {blob.digest} is {blob.size} bytes long, too much for what it should be")
         data = b""
         for _ in range(2):
-            data = b"".join([part async for part in self.stream_blob(blob)])
+            data = b"".join([b"".join(parts) async for parts in self.stream_blob(blob)])
             if len(data) == blob.size and digest_of(data) == blob.digest:
                 return data
         raise CorruptBlob(blob.digest, f"the registry sent {len(data)} bytes with the digest {digest_of(data)}")
 
-    async def stream_blob(self, blob: Descriptor, start: int = 0) -> AsyncGenerator[bytes]:
-        """The bytes of a blob from `start` on, about a MiB at a time.
+    async def stream_blob(self, blob: Descriptor, start: int = 0) -> AsyncGenerator[Parts]:
+        """The bytes of a blob from `start` on: each time all that has come, which holds until the next time.
 
         A connection that breaks is replaced by one that goes on at the next byte, so what was given out stays valid.
         Nothing is verified here: the caller hashes anyway, and stops when it gets more than `blob.size` bytes.
@@ -123,11 +124,15 @@ class Repository:
         attempts = Attempts(self.transport, url)
         while at < blob.size:
             try:
-                async with self.transport.pace.slot(), self._download(url, at) as (response, skip):
-                    async for part in in_parts(response, skip):
-                        at += len(part)
+                async with (
+                    self.transport.pace.slot(),
+                    self._download(url, at) as (response, skip),
+                    aclosing(parts_of(response, skip)) as body,
+                ):
+                    async for parts in body:
+                        at += sum(map(len, parts))
                         attempts.progressed()
-                        yield part
+                        yield parts
                 if at < blob.size:
                     raise aiohttp.ClientPayloadError(f"{blob.size - at} bytes are missing")
                 self.transport.pace.succeeded()
