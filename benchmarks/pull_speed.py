@@ -22,25 +22,21 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import anyio
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from pushed_images import half_noise, pushed
 from registries import real_registry
-from tartlet.host.heap import tune_memory
-from tartlet.host.paths import Home
-from tartlet.image.cache.cache import ImageCache
 from tartlet.image.format.layout import Piece, read_layout
 from tartlet.image.format.manifest import read_manifest
 from tartlet.image.format.piece_writer import PieceWriter
-from tartlet.image.format.reference import ImageName, parse
-from tartlet.image.pull.pull import pull
+from tartlet.image.format.reference import ImageName
 from tartlet.image.registry.registry import opened
 from tartlet.units import GB, GIB, MIB
+from transfers import Transfer, drain, rounded, share, touch_memory, transfer
 
-ROUNDS = 3
+ROUNDS = 5
 
 
 async def main() -> None:
@@ -48,12 +44,7 @@ async def main() -> None:
     words.add_argument("--size", type=float, default=2, help="GiB of the disk")
     words.add_argument("--piece", type=int, default=32, help="MiB of a piece")
     words.add_argument("--folder", help="where to work")
-    words.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     asked = words.parse_args()
-    if asked.child:
-        tune_memory()  # as the command does
-        await child(Path(asked.child[0]), parse(asked.child[1]))
-        return
     with tempfile.TemporaryDirectory(dir=asked.folder) as place:
         async with real_registry(Path(place)) as host:
             await measure(Path(place), host, int(asked.size * GIB), asked.piece * MIB)
@@ -76,73 +67,44 @@ async def measure(place: Path, host: str, size: int, piece: int) -> None:
             file.truncate(50 * GB)
         await pushed(repository, "sparse", disk, piece=piece)
     name = ImageName(host, "bench/vm", tag="one")
-    ours: list[float] = []
     theirs: list[float] = []
     budgets: list[float] = []
-    most = 0
-    for number in range(ROUNDS):
+    ours: list[Transfer] = []
+    blobs, home = place / "skopeo", place / "home"
+    touch_memory()
+    for _ in range(ROUNDS):
+        shutil.rmtree(home, ignore_errors=True)
         await drain()
-        theirs.append(timed(skopeo_words(name, place / f"skopeo{number}")))
+        theirs.append(timed(skopeo_words(name, blobs)))
         await drain()
-        budgets.append(budget(place / f"skopeo{number}", place / "budget.img", f"http://{host}/v2/bench/vm/blobs"))
-        shutil.rmtree(place / f"skopeo{number}")
+        budgets.append(budget(blobs, place / "budget.img", f"http://{host}/v2/bench/vm/blobs"))
+        shutil.rmtree(blobs)
         await drain()
-        took, memory = timed_and_weighed(our_words(place / f"home{number}", name))
-        ours.append(took)
-        most = max(most, memory)
-        if number:
-            shutil.rmtree(place / f"home{number}")
-    best, best_theirs = min(ours), min(theirs)
-    print(f"skopeo copy   {best_theirs:6.2f} s   {[round(one, 2) for one in theirs]}")
-    print(f"pull          {best:6.2f} s   {[round(one, 2) for one in ours]}   {best / best_theirs:.2f} of it")
-    reached = median(budget / one for budget, one in zip(budgets, ours, strict=True))
-    print(f"budget        {min(budgets):6.2f} s   {[round(one, 2) for one in budgets]}   pull reaches {reached:.0%}")
-    for tag in ("two", "sparse"):
+        ours.append(transfer(home, "pull", str(name)))
+    seconds, working = [one.seconds for one in ours], [one.working for one in ours]
+    print(f"skopeo copy             {min(theirs):6.2f} s   {rounded(theirs)}")
+    print(
+        f"pull                    {min(seconds):6.2f} s   {rounded(seconds)}   {min(seconds) / min(theirs):.2f} of it"
+    )
+    print(f"its processor time      {min(one.cpu for one in ours):6.2f} s")
+    reached = share(budgets, seconds)
+    print(f"budget: curl fetches    {min(budgets):6.2f} s   {rounded(budgets)}   the pull reaches {reached}")
+    print(f"... once it has begun   {min(working):6.2f} s   {rounded(working)}   {share(budgets, working)}")
+    for tag, what in (("two", "100 MB changed"), ("sparse", "sparse disk of 50 GB")):
         await drain()
-        took, memory = timed_and_weighed(our_words(place / "home0", ImageName(host, "bench/vm", tag=tag)))
-        most = max(most, memory)
-        print(f"pull of {tag:<6}{took:6.2f} s")
-    print(f"peak memory   {most:6} MiB")
-
-
-async def drain() -> None:
-    """Let what was written reach the medium, so that one round does not pay for another."""
-    await anyio.to_thread.run_sync(os.sync)
-    await anyio.sleep(0.5)
+        ours.append(transfer(home, "pull", str(ImageName(host, "bench/vm", tag=tag))))
+        print(f"{what:<20}    {ours[-1].seconds:6.2f} s   {ours[-1].told['received'] / MIB:.0f} MiB received")
+    print(f"peak memory             {max(one.memory for one in ours):6} MiB")
 
 
 def skopeo_words(name: ImageName, target: Path) -> list[str]:
     return ["skopeo", "copy", "-q", "--src-tls-verify=false", f"docker://{name}", f"dir:{target}"]
 
 
-def our_words(home: Path, name: ImageName) -> list[str]:
-    return [sys.executable, __file__, "--child", str(home), str(name)]
-
-
 def timed(words: list[str]) -> float:
     start = time.perf_counter()
     subprocess.run(words, check=True)
     return time.perf_counter() - start
-
-
-def timed_and_weighed(words: list[str]) -> tuple[float, int]:
-    """Seconds, and the most memory it had, in MiB, as it tells itself: the system counts its parent's too."""
-    start = time.perf_counter()
-    told = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return time.perf_counter() - start, int(told) // 1024
-
-
-async def child(home: Path, name: ImageName) -> None:
-    async with opened(insecure=True) as registries:
-        repository = registries.repository(name.host, name.namespace)
-        await pull(ImageCache(Home(home).prepared()), repository, name)
-    print(most_memory())
-
-
-def most_memory() -> str:
-    """The most that this process had at any moment, in KiB."""
-    status = Path("/proc/self/status").read_text()
-    return next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def budget(blobs: Path, target: Path, url: str) -> float:

@@ -12,8 +12,6 @@ another name, that of a sparse disk of 50 GB, and the peak memory.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
 import shutil
 import subprocess
@@ -24,8 +22,6 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import anyio
 
@@ -42,10 +38,10 @@ from tartlet.units import GB, GIB, MIB
 from tartlet.vm import config_file
 from tartlet.vm.model import VmConfig
 from tartlet.vm.store import VmStore
+from transfers import Transfer, drain, rounded, share, touch_memory, transfer
 
 ROUNDS = 5
 CHANGES, CHANGED = 10, 10_000_000
-TART = Path(sys.executable).parent / "tart"
 
 
 async def main() -> None:
@@ -65,7 +61,8 @@ async def measure(place: Path, host: str, size: int) -> None:
     theirs: list[float] = []
     alone: list[float] = []
     budgets: list[float] = []
-    ours: list[Told] = []
+    ours: list[Push] = []
+    touch_memory()
     for number in range(ROUNDS):
         await drain()
         theirs.append(pipeline(disk, place / "blob", f"http://{host}/v2/theirs{number}/vm"))
@@ -76,13 +73,13 @@ async def measure(place: Path, host: str, size: int) -> None:
         (disk.parent / "last-push.json").unlink(missing_ok=True)
         await drain()
         ours.append(timed_push(place, f"{host}/ours{number}/vm:1"))
-    seconds = [told.seconds for told in ours]
+    seconds = [told.transfer.seconds for told in ours]
     best = min(seconds)
     print(f"lz4 | sha256sum, curl    {min(theirs):6.2f} s   {rounded(theirs)}")
     print(f"push                     {best:6.2f} s   {rounded(seconds)}   {best / min(theirs):.2f} of it")
-    print(f"its processor time       {min(told.cpu for told in ours):6.2f} s")
+    print(f"its processor time       {min(told.transfer.cpu for told in ours):6.2f} s")
     print(f"two threads code only    {min(alone):6.2f} s   {rounded(alone)}")
-    working = [told.seconds - told.started for told in ours]
+    working = [told.transfer.working for told in ours]
     reached = share(budgets, seconds)
     print(f"budget: curl sends too   {min(budgets):6.2f} s   {rounded(budgets)}   the push reaches {reached}")
     print(f"... once it has begun    {min(working):6.2f} s   {rounded(working)}   {share(budgets, working)}")
@@ -94,8 +91,9 @@ async def measure(place: Path, host: str, size: int) -> None:
         ours.append(told)
         touched = told.touched(size)
         plain = sum(told.sizes[number] for number in touched)
-        print(f"100 MB changed, {what:<13} {told.seconds:5.2f} s   {told.cpu:.2f} s of processor time")
-        print(f"   {told.sent / MIB:.0f} MiB sent")
+        took = told.transfer
+        print(f"100 MB changed, {what:<13} {took.seconds:5.2f} s   {took.cpu:.2f} s of processor time")
+        print(f"   {took.told['sent'] / MIB:.0f} MiB sent")
         print(f"   {len(touched)} pieces of {plain / MIB:.0f} MiB touched, manifest of {told.manifest} bytes")
     shutil.rmtree(disk.parent)
     sparse = made_vm(place)
@@ -103,14 +101,8 @@ async def measure(place: Path, host: str, size: int) -> None:
         file.write(random.randbytes(100 * MIB))
         file.truncate(50 * GB)
     told = timed_push(place, f"{host}/sparse/vm:1")
-    print(f"sparse disk of 50 GB     {told.seconds:6.2f} s   manifest {told.manifest} bytes")
-    print(f"peak memory              {max(one.memory for one in [*ours, told]):6} MiB")
-
-
-async def drain() -> None:
-    """Let what was written reach the medium, so that one round does not pay for another."""
-    await anyio.to_thread.run_sync(os.sync)
-    await anyio.sleep(0.5)
+    print(f"sparse disk of 50 GB     {told.transfer.seconds:6.2f} s   manifest {told.manifest} bytes")
+    print(f"peak memory              {max(one.transfer.memory for one in [*ours, told]):6} MiB")
 
 
 def change(disk: Path, size: int) -> None:
@@ -118,15 +110,6 @@ def change(disk: Path, size: int) -> None:
         for part in range(CHANGES):
             file.seek(part * size // CHANGES)
             file.write(random.randbytes(CHANGED))
-
-
-def rounded(seconds: list[float]) -> list[float]:
-    return [round(one, 2) for one in seconds]
-
-
-def share(budgets: list[float], took: list[float]) -> str:
-    """How much of what is possible was reached: of the rounds, each with its own budget, the one in the middle."""
-    return f"{median(budget / one for budget, one in zip(budgets, took, strict=True)):.0%}"
 
 
 def made_vm(place: Path) -> Path:
@@ -206,17 +189,12 @@ def budget(disk: Path, blobs: list[Path], repository: str) -> float:
 
 
 @dataclass
-class Told:
-    """What a push came to."""
+class Push:
+    """A push, and what it made."""
 
-    seconds: float
-    started: float
-    """Seconds of these until it began, most of them Python's."""
-    cpu: float
-    memory: int
-    """MiB at most."""
-    sent: int
+    transfer: Transfer
     manifest: int
+    """Bytes."""
     sizes: list[int]
     """Of the pieces, in bytes."""
 
@@ -231,23 +209,10 @@ class Told:
         }
 
 
-def timed_push(place: Path, name: str) -> Told:
-    words = [str(TART), "push", "vm", name, "--insecure", "--format", "json"]
-    environment = {**os.environ, "TART_HOME": str(place / "home")}
-    start = time.perf_counter()
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout
-        memory, started, told = 0, 0.0, "{}"
-        for line in process.stdout:  # it tells how far it is several times a second, first of all that it begins
-            started = started or time.perf_counter() - start
-            memory, told = max(memory, peak_memory(process.pid)), line
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-    done: dict[str, Any] = json.loads(told)
+def timed_push(place: Path, name: str) -> Push:
+    done = transfer(place / "home", "push", "vm", name)
     manifest = manifest_of(name)
-    sizes = [layer.size for layer in read_layout(read_manifest(manifest)).base.pieces]
-    return Told(seconds, started, used.ru_utime + used.ru_stime, memory, done["sent"], len(manifest), sizes)
+    return Push(done, len(manifest), [layer.size for layer in read_layout(read_manifest(manifest)).base.pieces])
 
 
 def manifest_of(name: str) -> bytes:
@@ -256,14 +221,6 @@ def manifest_of(name: str) -> bytes:
     asked = urllib.request.Request(f"http://{host}/v2/{path}/manifests/{tag}", headers={"Accept": MANIFEST})
     with urllib.request.urlopen(asked) as answer:
         return bytes(answer.read())
-
-
-def peak_memory(process: int) -> int:
-    """MiB of a process at most, up to now."""
-    told = next(
-        (line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM:")), "0 0"
-    )
-    return int(told.split()[1]) // 1024
 
 
 if __name__ == "__main__":

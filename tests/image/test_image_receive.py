@@ -12,12 +12,14 @@ from pathlib import Path
 import aiohttp
 import anyio
 import pytest
+from anyio import to_thread
 
 from tartlet.image.registry import transport
-from tartlet.image.registry.receive import parts_of
+from tartlet.image.registry.receive import Parts, parts_of
 from tartlet.units import MIB
 
-BODY = random.Random(5).randbytes(9 * MIB + 12_345)
+BODY = random.Random(5).randbytes(21 * MIB + 12_345)
+"""More than a receiver has room for."""
 OK = b"HTTP/1.1 200 OK\r\n"
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -72,8 +74,12 @@ async def take(session: aiohttp.ClientSession, url: str, data: bytearray, *, ski
     async with session.get(url, ssl=False) as response, aclosing(parts_of(response, skip)) as body:
         async for parts in body:
             await anyio.sleep(pause)
-            for part in parts:
-                data += part
+            await to_thread.run_sync(_add, data, parts)
+
+
+def _add(data: bytearray, parts: Parts) -> None:
+    for part in parts:
+        data += part
 
 
 async def received(session: aiohttp.ClientSession, url: str, *, skip: int = 0, pause: float = 0) -> bytes:
@@ -103,7 +109,7 @@ async def test_who_is_slow_gets_all_of_it(is_tls: bool, tls: ssl.SSLContext) -> 
         assert await received(session, server.url, pause=0.1) == BODY
 
 
-@pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, MIB + 1, 4 * MIB, 5 * MIB])
+@pytest.mark.parametrize("size", [0, 1, 4 * MIB - 1, 4 * MIB, 4 * MIB + 1, 12 * MIB, 13 * MIB])
 async def test_any_length(size: int) -> None:
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(OK + b"Content-Length: %d\r\n\r\n" % size)
@@ -117,7 +123,7 @@ async def test_any_length(size: int) -> None:
         assert server.connections == 1
 
 
-@pytest.mark.parametrize("skip", [1, MIB, 3 * MIB + 7, len(BODY)])
+@pytest.mark.parametrize("skip", [1, 4 * MIB, 9 * MIB + 7, len(BODY)])
 async def test_the_beginning_is_left_out(skip: int) -> None:
     async with serving(whole) as server, client() as session:
         assert await received(session, server.url, skip=skip) == BODY[skip:]
@@ -147,7 +153,7 @@ async def test_an_answer_that_ends_with_its_connection() -> None:
 
 
 @pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("came", [100, 3 * MIB, 6 * MIB + 77])
+@pytest.mark.parametrize("came", [100, 4 * MIB, 17 * MIB + 77])
 async def test_what_came_before_a_cut_is_given_out(came: int, is_tls: bool, tls: ssl.SSLContext) -> None:
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(OK + b"Content-Length: %d\r\n\r\n" % len(BODY))
@@ -185,6 +191,6 @@ async def test_what_came_before_silence_is_given_out(monkeypatch: pytest.MonkeyP
 async def test_who_stops_early_leaves_no_connection_that_is_used_again() -> None:
     async with serving(whole) as server, client() as session:
         async with session.get(server.url) as response, aclosing(parts_of(response, 0)) as body:
-            assert BODY.startswith(b"".join(await anext(body)))
+            assert BODY.startswith(bytes(next(iter(await anext(body)))))
         assert await received(session, server.url) == BODY
         assert server.connections == 2

@@ -59,7 +59,7 @@ def octets(data: bytes) -> Descriptor:
 
 
 async def read(repository: Repository, blob: Descriptor, start: int = 0) -> bytes:
-    return b"".join([b"".join(parts) async for parts in repository.stream_blob(blob, start)])
+    return b"".join([bytes(part) async for parts in repository.stream_blob(blob, start) for part in parts])
 
 
 async def stored(front: Front, registries: Registries, data: bytes) -> tuple[Repository, Descriptor]:

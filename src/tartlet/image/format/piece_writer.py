@@ -15,10 +15,11 @@ from tartlet.image.format.layout import Piece
 from tartlet.image.format.lz4_stream import BLOCK, ZERO_BLOCK, BadStream, Decoder
 
 _BATCH = 1024 * 1024
-"""Bytes that are collected before they are written."""
+"""Bytes that are collected before they are hashed and written: each such call gives Python's lock away and then waits
+for it, longer than it takes to copy the bytes together."""
 
-_BLOCKS_A_CALL = 512
-"""Blocks in one system call; the kernel takes 1024."""
+_BLOCKS_A_BATCH = 512
+"""Blocks that are collected at most: they may be tiny."""
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _WRITE = 2
@@ -41,7 +42,7 @@ class PieceWriter:
     """Writes one piece of a disk from the bytes of its blob. Blocking: feed it in a worker thread.
 
     The region has to read as zeros before, because zeros are not written: a new sparse file does, and `clear` makes
-    any other do so. `received` is where a broken transfer goes on. Memory: about two MiB.
+    any other do so. `received` is where a broken transfer goes on. Memory: about three MiB.
     """
 
     def __init__(self, piece: Piece, descriptor: int, path: str | os.PathLike[str]) -> None:
@@ -102,7 +103,6 @@ class PieceWriter:
     def _take(self, block: bytes) -> None:
         if self._at + self._batched + len(block) > self._piece.size:
             raise self._corrupt(f"it holds more than {self._piece.size} bytes of the disk")
-        self._plain.update(block)
         if len(block) <= BLOCK:
             self._place(block, is_zero=block is ZERO_BLOCK or ZERO_BLOCK.startswith(block))
             return
@@ -114,24 +114,24 @@ class PieceWriter:
     def _place(self, block: bytes | memoryview, *, is_zero: bool) -> None:
         if is_zero:
             self._flush()
+            self._plain.update(block)
             self._at += len(block)
             return
         self._blocks.append(block)
         self._batched += len(block)
-        if self._batched >= _BATCH or len(self._blocks) == _BLOCKS_A_CALL:
+        if self._batched >= _BATCH or len(self._blocks) == _BLOCKS_A_BATCH:
             self._flush()
 
     def _flush(self) -> None:
         if not self._blocks:
             return
-        offset = self._piece.offset + self._at
-        done = os.pwritev(self._descriptor, self._blocks, offset)
-        if done < self._batched:  # a full disk says so only at the next write
-            rest = memoryview(b"".join(self._blocks))[done:]
-            while rest:
-                count = os.pwrite(self._descriptor, rest, offset + done)
-                done, rest = done + count, rest[count:]
-        self._at += self._batched
+        data = b"".join(self._blocks)
+        self._plain.update(data)
+        rest = memoryview(data)
+        while rest:  # a full disk takes a part, and says so only at the next write
+            written = os.pwrite(self._descriptor, rest, self._piece.offset + self._at)
+            rest = rest[written:]
+            self._at += written
         self.written += self._batched
         self._blocks, self._batched = [], 0
 

@@ -1,6 +1,6 @@
 """One piece of a disk on its way from a registry: the network, the decoder and the disk work at the same time.
 
-Memory: a few parts of a MiB on the way, whatever the size of the piece.
+Memory: some parts of a few MiB on the way, whatever the size of the piece.
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ async def _received(
     async with aclosing(repository.stream_blob(blob)) as body:
         try:
             async for parts in body:
-                progress(sum(map(len, parts)))
-                await to_thread.run_sync(_feed, writer, parts)
+                try:
+                    await to_thread.run_sync(_feed, writer, parts)
+                finally:
+                    progress(parts.size)
             await to_thread.run_sync(writer.finish)
         except CorruptBlob as exc:
             return exc

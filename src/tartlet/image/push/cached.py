@@ -102,18 +102,18 @@ class _Copying:
             digest, at = hashlib.sha256(), 0
             async with aclosing(self._source.stream_blob(blob)) as body:
                 async for parts in body:
-                    at += sum(map(len, parts))
+                    await to_thread.run_sync(self._write, spool, parts, digest)
+                    at += parts.size
                     if at > blob.size:
                         break
-                    await to_thread.run_sync(self._write, spool, parts, digest)
             if at == blob.size and f"sha256:{digest.hexdigest()}" == blob.digest:
                 return spool.blob()
         raise CorruptBlob(blob.digest, f"the registry sent {at} bytes with the digest sha256:{digest.hexdigest()}")
 
     def _write(self, spool: FileSpool, parts: Parts, digest: hashlib._Hash) -> None:
-        for part in parts:
-            digest.update(part)
         try:
-            spool.add(parts)
+            for part in parts:
+                digest.update(part)
+                spool.add([part])
         except OSError as exc:
             raise trouble_writing(self._scratch, exc) from exc

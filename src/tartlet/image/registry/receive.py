@@ -8,7 +8,8 @@ TLS or not; with the last byte aiohttp has it back and keeps it for the next req
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator
 
 import aiohttp
 import anyio
@@ -16,60 +17,75 @@ from aiohttp.client_proto import ResponseHandler
 
 from tartlet.image.registry import transport
 
-Parts = Sequence[memoryview]
-"""Bytes that follow each other, in parts of at most a few MiB."""
+_PART = 4 * 1024 * 1024
+_BUFFERS = 3
+"""Parts of a body in memory: one that comes, one that is taken in, and one between."""
 
-_PART = 1024 * 1024
-_BUFFERS = 4
-"""Parts that a body may be ahead of who takes it in."""
+_PARTS_AT_ONCE = 4
+"""Parts that are taken in before whoever does it is asked whether to go on: some hundredths of a second."""
+
+
+class Parts:
+    """The bytes that have come, in parts of a few MiB; while they are taken in, those that come meanwhile, too.
+
+    To be iterated over once, in any one thread, which may take its time. A part holds until the next one is taken.
+    """
+
+    def __init__(self, take: Callable[[], memoryview | None]) -> None:
+        self._take = take
+        self.size = 0
+        """Bytes that were taken so far."""
+
+    def __iter__(self) -> Iterator[memoryview]:
+        for _ in range(_PARTS_AT_ONCE):
+            part = self._take()
+            if part is None:
+                return
+            self.size += len(part)
+            yield part
 
 
 async def parts_of(response: aiohttp.ClientResponse, skip: int) -> AsyncGenerator[Parts]:
-    """The body without its first `skip` bytes: each time all that has come, which holds until the next time.
+    """The body without its first `skip` bytes. What of some parts is not taken in comes again with the next ones.
 
     Close it (`contextlib.aclosing`) when it is not read to its end. Raises what is in `BROKEN`, when everything that
     came before was given out.
     """
-    body = _whole_body(response)
-    try:
-        async for parts in body:
-            wanted: list[memoryview] = []
-            for part in parts:
-                left_out = min(skip, len(part))
-                skip -= left_out
-                wanted.append(part[left_out:])
-            yield [part for part in wanted if part]
-    finally:
-        await body.aclose()
-
-
-async def _whole_body(response: aiohttp.ClientResponse) -> AsyncGenerator[Parts]:
     receiver, early = _taken_over(response)
+
+    def take() -> memoryview | None:
+        nonlocal skip
+        while (part := early.popleft() if early else receiver.take() if receiver else None) is not None:
+            left_out = min(skip, len(part))
+            skip -= left_out
+            if left_out < len(part):
+                return part[left_out:]
+        return None
+
     if receiver is None:
         async for data in response.content.iter_chunked(_PART):
-            yield [memoryview(data)]
+            early.append(memoryview(data))
+            yield Parts(take)
         return
     try:
-        if early:
-            yield early
-        while parts := await receiver.parts():
-            yield parts
+        while early or await receiver.has_more():
+            yield Parts(take)
     finally:
         receiver.give_back()
 
 
-def _taken_over(response: aiohttp.ClientResponse) -> tuple[_Receiver | None, Parts]:
+def _taken_over(response: aiohttp.ClientResponse) -> tuple[_Receiver | None, deque[memoryview]]:
     """A receiver, and what came before there was one. None when the length is unknown, or when all is there already.
 
     There must be no await in between: what comes then belongs to nobody.
     """
     connection, content, length = response.connection, response.content, response.content_length
     if connection is None or length is None or content.exception() or content.is_eof():
-        return None, ()
+        return None, deque()
     handler, channel = connection.protocol, connection.transport
     if handler is None or channel is None or channel.is_closing():
-        return None, ()
-    early: list[memoryview] = []
+        return None, deque()
+    early = deque[memoryview]()
     while data := content.read_nowait():
         early.append(memoryview(data))
         length -= len(data)
@@ -83,36 +99,41 @@ class _Receiver(asyncio.BufferedProtocol):
         self, content: aiohttp.StreamReader, handler: ResponseHandler, channel: asyncio.Transport, left: int
     ) -> None:
         self._content, self._handler, self._channel, self._left = content, handler, channel, left
-        self._free = [memoryview(bytearray(min(_PART, left))) for _ in range(min(_BUFFERS, -(-left // _PART)))]
-        self._full: list[memoryview] = []
-        self._lent: list[memoryview] = []
+        self._free = deque(memoryview(bytearray(min(_PART, left))) for _ in range(min(_BUFFERS, -(-left // _PART))))
+        self._full = deque[memoryview]()
+        self._lent: memoryview | None = None
         self._filling: memoryview | None = None
         self._at = 0
         self._failure: BaseException | None = None
         self._news, self._last_byte = anyio.Event(), 0.0
+        self._loop = asyncio.get_running_loop()
         self._has_connection = left > 0
         if self._has_connection:
             handler.pause_reading()  # which stops its clock, too: it hears of no byte from here on
             channel.set_protocol(self)
             self._go_on()
 
-    async def parts(self) -> Parts:
-        """All that has come; nothing at the end. What was given out before is not valid any more.
-
-        Raises what is in `BROKEN`.
-        """
-        self._free += self._lent
-        self._lent = []
-        if self._has_connection and self._filling is None:
-            self._go_on()
+    async def has_more(self) -> bool:
+        """Wait until there is something to take; no at the end. Raises what is in `BROKEN`."""
         self._last_byte = anyio.current_time()
         while self._has_connection and not self._full and not self._failure:
             await self._something_new()
         if not self._full and self._failure:
             if self._filling is None or not self._at:
                 raise self._failure
-            self._full, self._filling = [self._filling[: self._at]], None  # good: the next connection goes on behind it
-        self._lent, self._full = self._full, []
+            self._full.append(self._filling[: self._at])  # good: the next connection goes on behind it
+            self._filling = None
+        return bool(self._full)
+
+    def take(self) -> memoryview | None:
+        """A part that has come, and that holds until the next call; None when there is none. In any thread."""
+        if self._lent is not None:
+            self._free.append(self._lent)
+            self._lent = None
+            if self._filling is None and self._has_connection:
+                self._loop.call_soon_threadsafe(self._go_on)
+        if self._full:
+            self._lent = self._full.popleft()
         return self._lent
 
     def give_back(self) -> None:
@@ -160,8 +181,10 @@ class _Receiver(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         """Receive into a free buffer; nothing as long as there is none."""
+        if not self._has_connection or self._filling is not None:
+            return
         if self._free:
-            self._filling, self._at = self._free.pop(), 0
+            self._filling, self._at = self._free.popleft(), 0
             self._channel.resume_reading()
         else:
             self._channel.pause_reading()

@@ -108,13 +108,13 @@ class Repository:
             raise BadAnswer(f"blob {blob.digest} is {blob.size} bytes long, too much for what it should be")
         data = b""
         for _ in range(2):
-            data = b"".join([b"".join(parts) async for parts in self.stream_blob(blob)])
+            data = b"".join([bytes(part) async for parts in self.stream_blob(blob) for part in parts])
             if len(data) == blob.size and digest_of(data) == blob.digest:
                 return data
         raise CorruptBlob(blob.digest, f"the registry sent {len(data)} bytes with the digest {digest_of(data)}")
 
     async def stream_blob(self, blob: Descriptor, start: int = 0) -> AsyncGenerator[Parts]:
-        """The bytes of a blob from `start` on: each time all that has come, which holds until the next time.
+        """The bytes of a blob from `start` on, as they come; all of some parts is to be taken in before the next.
 
         A connection that breaks is replaced by one that goes on at the next byte, so what was given out stays valid.
         Nothing is verified here: the caller hashes anyway, and stops when it gets more than `blob.size` bytes.
@@ -130,9 +130,9 @@ class Repository:
                     aclosing(parts_of(response, skip)) as body,
                 ):
                     async for parts in body:
-                        at += sum(map(len, parts))
-                        attempts.progressed()
                         yield parts
+                        at += parts.size
+                        attempts.progressed()
                 if at < blob.size:
                     raise aiohttp.ClientPayloadError(f"{blob.size - at} bytes are missing")
                 self.transport.pace.succeeded()
