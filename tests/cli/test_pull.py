@@ -14,10 +14,18 @@ import pytest
 from command import TART, Called, surroundings, tart, tart_beside
 from disk_files import mounted
 from pulls import PIECE, blobs_got, cache_of, cached_disk, named, same
-from pushed_images import pushed
+from pushed_images import disk_file, pushed
 from registries import Fault, Front
 from tartlet.image.cache.cache import MARK
-from tartlet.image.format.manifest import OCI_CONFIG, VM_CONFIG, Manifest, blob_descriptor, read_manifest
+from tartlet.image.format.manifest import (
+    MANIFEST,
+    OCI_CONFIG,
+    OTHER_MANIFESTS,
+    VM_CONFIG,
+    Manifest,
+    blob_descriptor,
+    read_manifest,
+)
 from tartlet.image.format.reference import parse
 from tartlet.image.registry.bodies import from_bytes
 from tartlet.image.registry.registry import Repository
@@ -136,6 +144,37 @@ async def test_an_image_of_a_container_is_refused_by_name(repository: Repository
     assert "container" in called.err.splitlines()[1]
     assert before.count("GET", "/blobs/") == 0
     assert not list((home / "tmp").iterdir())
+
+
+async def test_a_list_of_images_is_told_from_nothing(repository: Repository, before: Front, home: Path) -> None:
+    config = blob_descriptor(OCI_CONFIG, b"{}")
+    await push_blob(repository, config, from_bytes(b"{}"))
+    inner = Manifest(schema_version=2, config=config, layers=()).encoded()
+    entry = {"mediaType": MANIFEST, "digest": await repository.put_manifest("inner", inner), "size": len(inner)}
+    index = OTHER_MANIFESTS[0]
+    document = json.dumps({"schemaVersion": 2, "mediaType": index, "manifests": [entry]}).encode()
+    await repository.put_manifest("one", document, index)
+    called = await tart_beside(home, "pull", "--insecure", named(repository))
+    assert called.code == 1
+    assert called.err.splitlines() == [
+        f"{named(repository)} is no VM image, its type is {index}",
+        "a container's image cannot be run as a VM",
+    ]
+    before.faults.append(Fault("HEAD", "/manifests/", status=403, times=9))  # then only the first answer counts
+    called = await tart_beside(home, "pull", "--insecure", named(repository))
+    assert called.err.startswith(f"the registry has no image {named(repository)}")
+
+
+async def test_a_config_that_is_none_is_refused_before_the_disk_is_fetched(
+    repository: Repository, before: Front, home: Path, tmp_path: Path
+) -> None:
+    disk = disk_file(tmp_path / "disk.img", 100_000, {0: b"data"})
+    await pushed(repository, "one", disk, piece=65536, config=b"[]")
+    before.seen.clear()
+    called = await tart_beside(home, "pull", "--insecure", named(repository))
+    assert called.code == 1
+    assert called.err.startswith(f"{named(repository)} cannot be used: its VM config is no JSON object\n")
+    assert before.count("GET", "/blobs/") == 1
 
 
 async def test_an_image_that_breaks_the_format_is_refused_with_what_to_do(

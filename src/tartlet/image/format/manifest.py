@@ -19,6 +19,13 @@ from tartlet.errors import UserError
 from tartlet.image.format.reference import is_digest
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OTHER_MANIFESTS = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+"""What registries have under a name that is no VM image: several images, or a container's in Docker's own format."""
+
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 VM_CONFIG = "application/vnd.cirruslabs.tart.config.v1"
 DISK = "application/vnd.cirruslabs.tart.disk.v2"

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+import msgspec
 from anyio import to_thread
 
+from tartlet.errors import UserError
 from tartlet.host import access_time
 from tartlet.host.files import removed, write_whole
 from tartlet.host.trouble import trouble_writing
@@ -83,12 +85,33 @@ async def look_up(repository: Repository, name: ImageName) -> RemoteImage:
     try:
         raw = await repository.manifest(name.reference)
     except NotInRegistry as exc:
+        await _refuse_other_kind(repository, name)
         raise ImageNotInRegistry(name, exc) from exc
     try:
         layout = flat_layout(read_manifest(raw), name)
     except BadManifest as exc:
         raise BadManifest(f"{name} cannot be used: {exc}", exc.hint or _BROKEN) from exc
     return RemoteImage(name=name, manifest=raw, digest=digest_of(raw), layout=layout)
+
+
+async def _refuse_other_kind(repository: Repository, name: ImageName) -> None:
+    """Say so when the name belongs to a container's image, of which registries that look at types do not tell."""
+    kind = None
+    with suppress(UserError):  # the name was not found, which is what the caller reports then
+        kind = await repository.other_kind(name.reference)
+    if kind:
+        raise BadManifest(f"{name} is no VM image, its type is {kind}", "a container's image cannot be run as a VM")
+
+
+def _checked_config(name: ImageName, content: bytes) -> bytes:
+    """A VM config before anything large is fetched: what it says concerns who makes a VM of it."""
+    try:
+        readable = isinstance(msgspec.json.decode(content), dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        readable = False
+    if not readable:
+        raise BadManifest(f"{name} cannot be used: its VM config is no JSON object", _BROKEN)
+    return content
 
 
 async def pull(
@@ -165,9 +188,11 @@ class _Fetching:
             pieces = await to_thread.run_sync(self._pieces_here)
             await disk.share(pieces, counter, at_once)
             await to_thread.run_sync(self._have_room, disk.room_needed)
-            for blob, path in ((layout.vm_config, self.work.config_path), (layout.nvram, self.work.nvram_path)):
-                await to_thread.run_sync(_write_sparse, path, await self.repository.read_blob(blob))
-                counter.move(blob.size)
+            config = _checked_config(self.remote.name, await self.repository.read_blob(layout.vm_config))
+            nvram = await self.repository.read_blob(layout.nvram)
+            for content, path in ((config, self.work.config_path), (nvram, self.work.nvram_path)):
+                await to_thread.run_sync(_write_sparse, path, content)
+                counter.move(len(content))
             await disk.complete(self.repository, pieces, counter, at_once)
         image = await to_thread.run_sync(self._install)
         return Pulled(image=image, was_cached=False, received=counter.moved, reused=counter.reused)

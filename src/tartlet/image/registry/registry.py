@@ -10,7 +10,7 @@ import aiohttp
 from yarl import URL
 
 from tartlet.image.credentials.sources import CredentialSources
-from tartlet.image.format.manifest import MANIFEST, MAX_MANIFEST_SIZE, Descriptor, digest_of
+from tartlet.image.format.manifest import MANIFEST, MAX_MANIFEST_SIZE, OTHER_MANIFESTS, Descriptor, digest_of
 from tartlet.image.format.piece_writer import CorruptBlob
 from tartlet.image.format.reference import is_digest
 from tartlet.image.registry.addresses import api_of, shown
@@ -91,6 +91,12 @@ class Repository:
             if is_digest(wanted) and wanted != digest:
                 raise CorruptBlob(wanted, f"the registry sent a manifest with the digest {digest}")
         return reply.body
+
+    async def other_kind(self, reference: str) -> str | None:
+        """The media type of what is under a tag or digest where `manifest` found nothing; None when nothing is."""
+        headers = {"Accept": ", ".join(OTHER_MANIFESTS)}
+        reply = await self.ask("HEAD", self.url(f"manifests/{reference}"), expected={200, 404}, headers=headers)
+        return reply.headers.get("Content-Type", "unknown") if reply.status == 200 else None
 
     async def put_manifest(self, reference: str, raw: bytes, media_type: str = MANIFEST) -> str:
         """Store a manifest under a tag or its digest; returns its digest."""
