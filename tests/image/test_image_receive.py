@@ -170,6 +170,26 @@ async def test_what_came_before_a_cut_is_given_out(came: int, is_tls: bool, tls:
     assert data == BODY[:came]
 
 
+async def test_a_slow_line_shows_what_came() -> None:
+    came = asyncio.Event()
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(OK + b"Content-Length: 6000000\r\n\r\n" + BODY[:1000])
+        await writer.drain()
+        await came.wait()
+        writer.write(BODY[1000:6_000_000])
+
+    async with serving(answer) as server, client() as session:
+        async with session.get(server.url, ssl=False) as response, aclosing(parts_of(response, 0)) as body:
+            data = bytearray()
+            async for parts in body:
+                _add(data, parts)
+                came.set()
+        assert data == BODY[:6_000_000]
+        assert await received(session, server.url) == data
+        assert server.connections == 1
+
+
 async def test_what_came_before_silence_is_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "STALL_SECONDS", 0.3)
 

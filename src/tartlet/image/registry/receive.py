@@ -21,6 +21,9 @@ _PART = 4 * 1024 * 1024
 _BUFFERS = 3
 """Parts of a body in memory: one that comes, one that is taken in, and one between."""
 
+_PATIENCE = 0.5
+"""Seconds after which a part is given out although it is not full: a slow line shows progress, too."""
+
 _PARTS_AT_ONCE = 4
 """Parts that are taken in before whoever does it is asked whether to go on: some hundredths of a second."""
 
@@ -100,7 +103,7 @@ class _Receiver(asyncio.BufferedProtocol):
     ) -> None:
         self._content, self._handler, self._channel, self._left = content, handler, channel, left
         self._free = deque(memoryview(bytearray(min(_PART, left))) for _ in range(min(_BUFFERS, -(-left // _PART))))
-        self._full = deque[memoryview]()
+        self._full = deque[tuple[memoryview, int]]()
         self._lent: memoryview | None = None
         self._filling: memoryview | None = None
         self._at = 0
@@ -119,10 +122,9 @@ class _Receiver(asyncio.BufferedProtocol):
         while self._has_connection and not self._full and not self._failure:
             await self._something_new()
         if not self._full and self._failure:
-            if self._filling is None or not self._at:
+            if not self._at:
                 raise self._failure
-            self._full.append(self._filling[: self._at])  # good: the next connection goes on behind it
-            self._filling = None
+            self._hand_over()  # what came is good: the next connection goes on behind it
         return bool(self._full)
 
     def take(self) -> memoryview | None:
@@ -132,9 +134,10 @@ class _Receiver(asyncio.BufferedProtocol):
             self._lent = None
             if self._filling is None and self._has_connection:
                 self._loop.call_soon_threadsafe(self._go_on)
-        if self._full:
-            self._lent = self._full.popleft()
-        return self._lent
+        if not self._full:
+            return None
+        self._lent, size = self._full.popleft()
+        return self._lent[:size]
 
     def give_back(self) -> None:
         """Have no more to do with the connection. Before the last byte aiohttp closes it."""
@@ -158,15 +161,12 @@ class _Receiver(asyncio.BufferedProtocol):
         self._last_byte = anyio.current_time()
         if self._left and self._at < len(self._filling):
             return
-        self._full.append(self._filling[: self._at])
-        self._filling = None
         self._news.set()
         if not self._left:
             self.give_back()
             self._handler.resume_reading()
             self._content.feed_eof()
-        else:
-            self._go_on()
+        self._hand_over()
 
     def eof_received(self) -> None:
         """The other side sends no more: the transport closes itself."""
@@ -179,6 +179,13 @@ class _Receiver(asyncio.BufferedProtocol):
         self._failure = self._content.exception() or aiohttp.ClientPayloadError(f"{self._left} bytes are missing")
         self._news.set()
 
+    def _hand_over(self) -> None:
+        """Let what came last be taken, and receive into another buffer."""
+        assert self._filling is not None
+        self._full.append((self._filling, self._at))
+        self._filling, self._at = None, 0
+        self._go_on()
+
     def _go_on(self) -> None:
         """Receive into a free buffer; nothing as long as there is none."""
         if not self._has_connection or self._filling is not None:
@@ -190,9 +197,13 @@ class _Receiver(asyncio.BufferedProtocol):
             self._channel.pause_reading()
 
     async def _something_new(self) -> None:
-        """Wait for a full buffer, or for the end of the connection or of the patience with it."""
+        """Wait for something to take, or for the end of the connection or of the patience with it."""
         self._news = anyio.Event()
-        with anyio.CancelScope(deadline=self._last_byte + transport.STALL_SECONDS):
+        given_up = self._last_byte + transport.STALL_SECONDS
+        with anyio.CancelScope(deadline=min(given_up, anyio.current_time() + _PATIENCE)):
             await self._news.wait()
-        if anyio.current_time() >= self._last_byte + transport.STALL_SECONDS and not self._news.is_set():
+            return
+        if self._at:
+            self._hand_over()
+        elif anyio.current_time() >= given_up:
             self._failure = aiohttp.SocketTimeoutError("no byte has come for too long")
