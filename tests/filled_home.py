@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 from disk_files import guest_writes
 from tartlet.host.paths import Home
+from tartlet.host.sockets import listening
 from tartlet.units import MIB
 from tartlet.vm import clone as cloning
 from tartlet.vm import config_file
@@ -32,6 +31,5 @@ def filled(home: Path, *, overlay: bool = False, data: int = 3 * MIB) -> VmStore
         guest_writes(vm.path, MIB, 3 * MIB, 7)
     for name in ("run.log", "qemu.log", "serial.log", "network.json", "last-run.json", "manifest.json"):
         (vm.path / name).write_text("{}")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.fspath(vm.path / "control.sock"))
+    listening(vm.path, "control.sock").close()
     return store
