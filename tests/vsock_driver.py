@@ -49,6 +49,8 @@ class Ring:
     def __init__(self, number: int, memory: memoryview) -> None:
         self.number, self.memory = number, memory
         self.base = number * _RING
+        # Single loads and stores, as a driver's are: `struct` writes zeroes first, which the device may see.
+        self._words = memory[self.base : self.base + _RING].cast("H")
         self.kick, self.call = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
         self.given = self.seen = 0
 
@@ -63,9 +65,9 @@ class Ring:
 
     def give(self, head: int) -> None:
         """Make a chain available."""
-        struct.pack_into("<H", self.memory, self.base + _AVAILABLE + 4 + 2 * (self.given % SIZE), head)
+        self._words[(_AVAILABLE + 4) // 2 + self.given % SIZE] = head
         self.given = (self.given + 1) & 0xFFFF
-        struct.pack_into("<H", self.memory, self.base + _AVAILABLE + 2, self.given)
+        self._words[(_AVAILABLE + 2) // 2] = self.given
 
     def ring(self) -> None:
         """Ring the device's bell."""
@@ -73,8 +75,7 @@ class Ring:
 
     def used(self) -> tuple[int, int] | None:
         """The next chain that the device has given back, and how much it wrote; None when there is none."""
-        (done,) = struct.unpack_from("<H", self.memory, self.base + _USED + 2)
-        if done == self.seen:
+        if self._words[(_USED + 2) // 2] == self.seen:
             return None
         head, written = struct.unpack_from("<II", self.memory, self.base + _USED + 4 + 8 * (self.seen % SIZE))
         self.seen = (self.seen + 1) & 0xFFFF

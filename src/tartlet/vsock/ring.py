@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import platform
 import struct
@@ -16,8 +17,10 @@ _NO_INTERRUPT = 1
 _LONGEST = 1024
 """Descriptors of one chain, and entries of a ring."""
 
-_FULL_BARRIER = platform.machine() not in ("x86_64", "AMD64")
+_REORDERS_WRITES = platform.machine() not in ("x86_64", "AMD64")
 """Processors that reorder what others see of a program's writes."""
+
+_FENCE = _thread.allocate_lock()
 
 
 class Broken(Exception):
@@ -99,7 +102,7 @@ class Ring:
         if not self._news:
             return
         self._news = False
-        _barrier()
+        _full_barrier()
         if self.runs and self.call >= 0 and not self._available[0] & _NO_INTERRUPT:
             os.eventfd_write(self.call, 1)
 
@@ -151,5 +154,12 @@ def scattered(data: bytes, buffers: list[memoryview]) -> None:
 
 def _barrier() -> None:
     """What was written before is seen before what is written after: the scheduler passes a full barrier."""
-    if _FULL_BARRIER:
+    if _REORDERS_WRITES:
         os.sched_yield()
+
+
+def _full_barrier() -> None:
+    """What was written before is seen before anything is read after; x86 needs a locked instruction for that."""
+    _barrier()
+    with _FENCE:
+        pass
