@@ -124,6 +124,23 @@ async def test_frames_of_another_mac_address_do_not_get_in() -> None:
         assert tap.leased() is not None
 
 
+async def test_a_hangup_ends_nothing_and_a_server_that_has_hardly_begun_outlives_a_reload() -> None:
+    """A server is told of a new reservation by SIGHUP, which may reach it before it has a handler for it."""
+    async with guest(1) as (_, tap):
+        standing = parts()
+        for part in ("holder", "dnsmasq"):
+            os.kill(standing[part], signal.SIGHUP)
+        assert _ignores_hangups(standing["holder"])
+        assert tap.leased() is not None
+        assert parts() == standing
+
+
+def _ignores_hangups(pid: int) -> bool:
+    """What it starts inherits that until it has a handler of its own."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.split("SigIgn:")[1].split()[0], 16) & 1 << (signal.SIGHUP - 1))
+
+
 @pytest.mark.parametrize("part", ["unshare", "holder"])
 async def test_the_process_that_holds_the_network_is_killed_and_the_next_start_repairs(part: str) -> None:
     async with Userns().attach(asking(1)) as attachment:

@@ -25,7 +25,7 @@ from tartlet.network import preferences
 from tartlet.network.bridge.host_door import Door
 from tartlet.network.bridge.host_network import HostNetwork
 from tartlet.network.bridge.host_service import Service
-from tartlet.network.shared import wire
+from tartlet.network.shared import dnsmasq, wire
 from tartlet.network.shared.inside import SHELTER, cover
 
 _FIRST_PASSED = 3
@@ -49,6 +49,7 @@ def main() -> None:
     try:
         listener, owner = _listener(given.listen_fd)
         _prepare_process()
+        dnsmasq.shield_from_reloads()
         anyio.run(_served, listener, owner, _folder(), preferences.read(preferences.SYSTEM_FILE))
     except* (UserError, OSError) as failures:
         trouble = _leaves(failures)

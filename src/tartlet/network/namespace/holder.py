@@ -25,7 +25,7 @@ from tartlet.errors import UserError
 from tartlet.network import preferences
 from tartlet.network.attachment import NetworkMode
 from tartlet.network.namespace.private_network import PrivateNetwork
-from tartlet.network.shared import wire
+from tartlet.network.shared import dnsmasq, wire
 from tartlet.network.shared.addresses import MacTaken
 from tartlet.network.shared.fabric import Fabric, Plugged
 from tartlet.network.shared.helpers import Helper
@@ -166,6 +166,7 @@ def _described(fabric: Fabric) -> dict[str, str]:
 def main() -> None:
     """Make the network and hold it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    dnsmasq.shield_from_reloads()
     listener = socket.socket(fileno=int(sys.argv[1]))
     try:
         network = PrivateNetwork(preferences.read())

@@ -64,8 +64,16 @@ class Served:
         return self.network[1]
 
 
+def shield_from_reloads() -> None:
+    """Ignore SIGHUP in this process, which will start servers: they would die of one that comes before they heed it.
+
+    They inherit this, and then read the reservations anyway. To be called in the main thread.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 class Dnsmasq:
-    """The server of one bridge, and the reservations it reads."""
+    """The server of one bridge, and the reservations it reads; see `shield_from_reloads`."""
 
     def __init__(self, served: Served) -> None:
         """Write its configuration. Raises OSError."""
