@@ -16,8 +16,12 @@ import pytest
 
 from command import TART, Called, snapshot, surroundings, tart
 from tartlet.cli.get import shown
+from tartlet.host.paths import Home
 from tartlet.network import record
+from tartlet.vm import ask
 from tartlet.vm.model import VmConfig, VmState, host_arch
+from tartlet.vm.stop import request_suspend
+from tartlet.vm.store import VmNotRunning, VmStore
 
 OTHER_ARCH = "arm64" if host_arch() == "amd64" else "amd64"
 
@@ -421,6 +425,20 @@ def test_stop_then_delete_of_a_vm_left_running(home: Path) -> None:
     with supervised(home, "debian"):
         assert tart(home, "stop", "debian").code == 0
         assert tart(home, "delete", "debian").code == 0
+
+
+@pytest.mark.anyio
+async def test_a_vm_that_is_being_started_for_long_is_told_from_one_that_does_not_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ask, "_START_PATIENCE", 0.3)
+    vm = VmStore(Home(home)).find("debian")
+    with supervised(home, "debian"):
+        with pytest.raises(ask.StillStarting, match="still being started") as told:
+            await request_suspend(vm)
+        assert "tart logs debian" in str(told.value.hint)
+    with pytest.raises(VmNotRunning):
+        await request_suspend(vm)
 
 
 def test_wait_tells_how_a_vm_ended(home: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
@@ -164,6 +163,8 @@ def _values(path: Path) -> dict[str, str | int]:
 
 def _parsed(text: str, path: Path) -> dict[str, str | int]:
     """Dotted keys to values."""
+    import tomllib  # most users have no such file, and every network reads it
+
     try:
         tables: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:

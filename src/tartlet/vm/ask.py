@@ -40,6 +40,16 @@ class SupervisorGone(UserError):
         super().__init__(f'VM "{name}" ended before it answered', f"`tart wait {name}` tells how it ended")
 
 
+class StillStarting(UserError):
+    """The VM has not come so far that it takes orders: a large saved state may be on its way into memory."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'VM "{name}" is still being started and takes no orders yet',
+            f"repeat this in a while; `tart logs {name}` shows how far it is, `tart stop {name}` ends it",
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What came of an order."""
@@ -57,7 +67,7 @@ class Answer:
 async def asked(vm: VmFolder, order: str, **words: object) -> AsyncGenerator[Answer]:
     """Give the supervisor an order; the connection lasts as long as the block.
 
-    Raises VmNotRunning, SupervisorGone, Refused, and FileTrouble when the socket may not be used.
+    Raises VmNotRunning, StillStarting, SupervisorGone, Refused, and FileTrouble when the socket may not be used.
     """
     sock = await _connection(vm)
     descriptors: list[int] = []
@@ -86,7 +96,7 @@ async def _connection(vm: VmFolder) -> socket.socket:
             if not vm.supervisor():
                 raise VmNotRunning(vm.name) from exc
             if time.monotonic() > deadline:
-                raise UserError(f'the supervisor of VM "{vm.name}" takes no orders', "restart the VM") from exc
+                raise StillStarting(vm.name) from exc
         except PermissionError as exc:
             raise UserError(f'VM "{vm.name}" runs as another user', "do this as that user, or as root") from exc
         await anyio.sleep(0.05)

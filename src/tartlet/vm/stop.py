@@ -91,7 +91,7 @@ def _kill(vm: VmFolder, process: WatchedProcess) -> None:
 async def request_suspend(vm: VmFolder) -> None:
     """Tell the supervisor to save the machine and end; does not wait for that.
 
-    Raises VmNotRunning, SupervisorGone, FileTrouble, and Refused when this VM cannot be suspended.
+    Raises VmNotRunning, StillStarting, SupervisorGone, FileTrouble, and Refused when this VM cannot be suspended.
     """
     from tartlet.vm.ask import asked
 
