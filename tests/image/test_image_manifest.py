@@ -214,6 +214,19 @@ def test_pieces_lie_side_by_side_whatever_their_size() -> None:
     assert layout.disk_size == layout.base.size == 1_036_870_915
 
 
+@pytest.mark.parametrize("told", ["4", "6", "0", "18446744073709551615"])
+def test_a_disk_of_another_size_than_it_is_said_to_have_is_refused(told: str) -> None:
+    with pytest.raises(BadManifest, match=f"hold 5 bytes of a disk that is said to have {told}"):
+        flat_layout(image(b(size=2), b(size=3), annotations={DISK_SIZE: told}), "ghcr.io/a/b:1")
+
+
+@pytest.mark.parametrize("annotations", [None, {DISK_SIZE: "5"}, {DISK_SIZE: "1024", BLOCK_SIZE: "512"}])
+def test_images_that_tell_no_size_the_true_one_or_that_of_the_guest_are_read(
+    annotations: dict[str, str] | None,
+) -> None:
+    assert flat_layout(image(b(size=2), b(size=3), annotations=annotations), "ghcr.io/a/b:1").base.size == 5
+
+
 @pytest.mark.parametrize(("size", "block", "count"), [(100_000_000_000, 512, 195_312_500), (513, 512, None)])
 def test_blocks_of_a_stacked_disk(size: int, block: int, count: int | None) -> None:
     stacked = image(b(D1), o(D2, 1), annotations={DISK_SIZE: str(size), BLOCK_SIZE: str(block)})

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 import anyio
+import msgspec
 import pytest
 
 from cached_images import home_in
@@ -26,13 +27,15 @@ from tartlet.host.trouble import NoSpace
 from tartlet.image.cache.cache import MARK, ImageCache
 from tartlet.image.cache.cached_image import ImageMissing
 from tartlet.image.format.layout import StackedImage
-from tartlet.image.format.manifest import MANIFEST, OVERLAY, blob_descriptor, canonical_json, read_manifest
+from tartlet.image.format.manifest import MANIFEST, OVERLAY, BadManifest, blob_descriptor, canonical_json, read_manifest
 from tartlet.image.format.piece_writer import CorruptBlob
 from tartlet.image.format.reference import ImageName
 from tartlet.image.progress import TransferProgress
 from tartlet.image.pull.pull import SPARE_ROOM, Pulled, pull
 from tartlet.image.pull.reuse import LocalDisk
+from tartlet.image.registry import registry
 from tartlet.image.registry.bodies import from_bytes
+from tartlet.image.registry.errors import ImageNotInRegistry
 from tartlet.image.registry.registry import Repository
 from tartlet.image.registry.upload import push_blob
 from tartlet.units import MIB
@@ -386,6 +389,39 @@ async def test_after_another_boot_noted_pieces_are_verified_again(
     before.seen.clear()
     assert same((await pull(cache, repository, named(repository))).image.disk_path, disk)
     assert len(blobs_got(before)) == 2 + 2
+
+
+async def test_an_image_that_has_lost_layers_is_refused_before_anything_is_fetched(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    whole = read_manifest(await repository.manifest("one"))
+    torn = msgspec.structs.replace(whole, layers=(*whole.layers[:5], whole.layers[-1]))
+    await repository.put_manifest("one", torn.encoded())
+    before.seen.clear()
+    with pytest.raises(BadManifest, match=f"hold {4 * PIECE} bytes of a disk that is said to have {SIZE}$") as refused:
+        await pull(cache, repository, named(repository))
+    assert "pushed anew" in str(refused.value.hint)
+    assert blobs_got(before) == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("HEAD", "/manifests/", times=100, status=503, headers={"Retry-After": "250"}),
+        Fault("HEAD", "/manifests/", times=100, drop=True),
+        Fault("HEAD", "/manifests/", times=100, hang=1000),
+    ],
+    ids=["503", "dropped", "silent"],
+)
+async def test_what_else_a_name_may_stand_for_is_asked_once_and_delays_nothing(
+    cache: ImageCache, repository: Repository, before: Front, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_ASIDE_SECONDS", 0.2)
+    before.faults.append(fault)
+    with anyio.fail_after(30), pytest.raises(ImageNotInRegistry, match="has no image"):
+        await pull(cache, repository, named(repository))
+    assert before.count("HEAD", "/manifests/") <= 2  # aiohttp repeats what fails on a connection kept from before
 
 
 def test_interrupted_pulls_are_spared_for_a_day(tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ def flat_layout(manifest: Manifest, name: object) -> Layout:
         raise StackedImage(name)
     layout = read_layout(manifest)
     _check_sizes(layout.base)
+    if layout.block_size is None:
+        _check_total(layout.base, _number(manifest.annotation(DISK_SIZE)))
     return layout
 
 
@@ -213,6 +215,15 @@ def _check_sizes(disk: DiskFile) -> None:
             raise BadManifest(f"a disk layer of {piece.blob.size} bytes cannot hold {piece.size} bytes of a disk")
     if disk.size > _LARGEST_FILE:
         raise BadManifest(f"no file can have the {disk.size} bytes of its disk")
+
+
+def _check_total(disk: DiskFile, told: int | None) -> None:
+    """A manifest that layers were lost from, or that has others, would make a disk that its guest cannot use.
+
+    The length of the disk's file is told, of whatever format. An image with a block size tells what the guest sees.
+    """
+    if told not in (None, disk.size):
+        raise BadManifest(f"its layers hold {disk.size} bytes of a disk that is said to have {told}")
 
 
 def _digest(layer: Descriptor, key: str) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ import anyio
 import msgspec
 from anyio import to_thread
 
-from tartlet.errors import UserError
 from tartlet.host import access_time
 from tartlet.host.files import removed, write_whole
 from tartlet.host.trouble import trouble_writing
@@ -96,9 +95,7 @@ async def look_up(repository: Repository, name: ImageName) -> RemoteImage:
 
 async def _refuse_other_kind(repository: Repository, name: ImageName) -> None:
     """Say so when the name belongs to a container's image, of which registries that look at types do not tell."""
-    kind = None
-    with suppress(UserError):  # the name was not found, which is what the caller reports then
-        kind = await repository.other_kind(name.reference)
+    kind = await repository.other_kind(name.reference)
     if kind:
         raise BadManifest(f"{name} is no VM image, its type is {kind}", "a container's image cannot be run as a VM")
 

@@ -7,8 +7,10 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import aiohttp
+import anyio
 from yarl import URL
 
+from tartlet.errors import UserError
 from tartlet.image.credentials.sources import CredentialSources
 from tartlet.image.format.manifest import MANIFEST, MAX_MANIFEST_SIZE, OTHER_MANIFESTS, Descriptor, digest_of
 from tartlet.image.format.piece_writer import CorruptBlob
@@ -26,6 +28,9 @@ from tartlet.image.registry.transport import opened as transport_opened
 _PREVIEW_BYTES = 4096
 _MOST_CHALLENGES = 2
 _LARGEST_SMALL_BLOB = 64 * 1024 * 1024
+
+_ASIDE_SECONDS = 5.0
+"""Seconds that an answer is waited for which only makes a message better."""
 
 
 class Registries:
@@ -93,10 +98,15 @@ class Repository:
         return reply.body
 
     async def other_kind(self, reference: str) -> str | None:
-        """The media type of what is under a tag or digest where `manifest` found nothing; None when nothing is."""
-        headers = {"Accept": ", ".join(OTHER_MANIFESTS)}
-        reply = await self.ask("HEAD", self.url(f"manifests/{reference}"), expected={200, 404}, headers=headers)
-        return reply.headers.get("Content-Type", "unknown") if reply.status == 200 else None
+        """The media type of what is under a tag or digest where `manifest` found nothing; None when nothing is.
+
+        Asked once, on the side: a registry that does not answer soon, or not well, counts as one that has nothing.
+        """
+        url, headers = self.url(f"manifests/{reference}"), {"Accept": ", ".join(OTHER_MANIFESTS)}
+        with suppress(*FAILURES, UserError), anyio.move_on_after(_ASIDE_SECONDS):
+            async with self.answer("HEAD", url, expected={200}, headers=headers) as response:
+                return response.headers.get("Content-Type", "unknown")
+        return None
 
     async def put_manifest(self, reference: str, raw: bytes, media_type: str = MANIFEST) -> str:
         """Store a manifest under a tag or its digest; returns its digest."""
