@@ -27,7 +27,15 @@ from tartlet.host.trouble import NoSpace
 from tartlet.image.cache.cache import MARK, ImageCache
 from tartlet.image.cache.cached_image import ImageMissing
 from tartlet.image.format.layout import StackedImage
-from tartlet.image.format.manifest import MANIFEST, OVERLAY, BadManifest, blob_descriptor, canonical_json, read_manifest
+from tartlet.image.format.manifest import (
+    MANIFEST,
+    OCI_CONFIG,
+    OVERLAY,
+    BadManifest,
+    blob_descriptor,
+    canonical_json,
+    read_manifest,
+)
 from tartlet.image.format.piece_writer import CorruptBlob
 from tartlet.image.format.reference import ImageName
 from tartlet.image.progress import TransferProgress
@@ -389,6 +397,32 @@ async def test_after_another_boot_noted_pieces_are_verified_again(
     before.seen.clear()
     assert same((await pull(cache, repository, named(repository))).image.disk_path, disk)
     assert len(blobs_got(before)) == 2 + 2
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [None, Fault("GET", "", times=9, status=404), Fault("GET", "", times=2, change=lambda body: body[::-1])],
+    ids=["there", "gone", "damaged"],
+)
+async def test_an_oci_config_is_kept_that_cannot_be_made_again_and_its_want_is_no_reason_to_fail(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front, fault: Fault | None
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    labelled = b'{"config":{"Labels":{"a":"b"}}}'
+    config = blob_descriptor(OCI_CONFIG, labelled)
+    await push_blob(repository, config, from_bytes(labelled))
+    changed = msgspec.structs.replace(read_manifest(await repository.manifest("one")), config=config)
+    await repository.put_manifest("one", changed.encoded())
+    if fault:
+        fault.path = config.digest
+        before.faults.append(fault)
+    told: list[TransferProgress] = []
+    pulled = await pull(cache, repository, named(repository), report=told.append)
+    assert told[-1].done == told[-1].total == pulled.received + pulled.reused
+    assert same(pulled.image.disk_path, disk)
+    assert pulled.image.oci_config_path.exists() == (fault is None)
+    if fault is None:
+        assert pulled.image.oci_config_path.read_bytes() == labelled
 
 
 async def test_an_image_that_has_lost_layers_is_refused_before_anything_is_fetched(

@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from disk_files import guest_sees, guest_writes, run
-from registries import Front
+from registries import Front, real_registry
 from tartlet.disk.clone import stand_on
 from tartlet.host.copying import sparse_copy
 from tartlet.host.paths import Home
@@ -257,6 +258,27 @@ async def test_the_cache_has_what_was_pushed(
     for one in (tagged(names[2], "four"), tagged(name, "five"), name):
         assert cache.find(one).digest == result.digest
     assert os.listdir(store.home.tmp) == []
+
+
+@pytest.mark.parametrize("way", ["pulled", "pushed", "copied"])
+async def test_an_image_with_labels_goes_to_another_registry_when_its_own_is_gone(
+    store: VmStore, name: ImageName, tmp_path: Path, way: str
+) -> None:
+    (tmp_path / "gone").mkdir()
+    async with real_registry(tmp_path / "gone") as gone:
+        first = ImageName(gone, "a/b", tag="one")
+        labelled = replace(OPTIONS, labels={"com.example/owner": "me"}, populate_cache=way != "pulled")
+        result = await push(store, "vm", [first], labelled)
+        if way == "pulled":
+            await pulled(first, store.home.root)
+        if way == "copied":
+            await push(store, str(first), [tagged(first, "two"), ImageName(gone, "c/d", tag="one")], labelled)
+            first = ImageName(gone, "c/d", tag="one")
+    copied = await push(store, str(first), [name], OPTIONS)
+    assert copied.digest == result.digest
+    image = await pulled(name, tmp_path / "other")
+    assert b"com.example" in image.oci_config_path.read_bytes()
+    assert image.disk_path.read_bytes() == (store.folder("vm").path / "disk.img").read_bytes()
 
 
 async def test_names_that_lead_nowhere_are_told(store: VmStore, name: ImageName, before: Front) -> None:

@@ -83,7 +83,7 @@ async def _push_vm(
             )
         _note(vm, targets[0].names[0], pushed)
         if options.populate_cache:
-            fill = filled_with(source.vm_config, source.nvram, source.disk, resting.whole_disk)
+            fill = filled_with(source, resting.whole_disk)
             await _populate(cache, targets, pushed, fill)
     return pushed
 

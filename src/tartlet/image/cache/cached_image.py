@@ -13,6 +13,10 @@ MANIFEST_FILE = "manifest.json"
 """The manifest as it was received, byte for byte."""
 
 
+OCI_CONFIG_FILE = "oci-config.json"
+"""The image's OCI config where it is another than every image without labels has; other programs keep none."""
+
+
 class ImageMissing(UserError):
     """No image of that name is in the cache."""
 
@@ -61,6 +65,11 @@ class ImageFiles:
     def manifest_path(self) -> Path:
         """The manifest's bytes; images of old programs have none."""
         return self.path / MANIFEST_FILE
+
+    @property
+    def oci_config_path(self) -> Path:
+        """What its registry has as the image's config, byte for byte, if that was kept."""
+        return self.path / OCI_CONFIG_FILE
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,9 @@ class DiskFile:
 class Layout:
     """The parts of an image whose manifest keeps all rules."""
 
+    oci_config: Descriptor
+    """The stub of a container's config, which only registries look at."""
+
     vm_config: Descriptor
     nvram: Descriptor
     base: DiskFile
@@ -114,6 +117,7 @@ def read_layout(manifest: Manifest) -> Layout:
         raise BadManifest("the stacked image does not tell the digest of its base disk")
     told = _number(manifest.annotation(DISK_SIZE))
     return Layout(
+        oci_config=manifest.config,
         vm_config=vm_config,
         nvram=nvram,
         base=base,

@@ -171,6 +171,16 @@ def oci_config(*, architecture: str, system: str, disk_format: str, labels: Mapp
     return canonical_json({"architecture": architecture, "os": system, "config": {"Labels": all_labels}})
 
 
+def usual_oci_config(vm_config: bytes) -> bytes | None:
+    """The OCI config of an image without labels, from its VM config; None when that cannot be read."""
+    try:
+        told = json.loads(vm_config)
+        architecture, system = str(told.get("arch", "arm64")), str(told.get("os", "darwin"))
+        return oci_config(architecture=architecture, system=system, disk_format=str(told.get("diskFormat", "raw")))
+    except (ValueError, AttributeError, RecursionError, BadManifest):
+        return None
+
+
 def parse_labels(words: Sequence[str]) -> dict[str, str]:
     """`KEY=VALUE` words as labels: blanks around a word go, no `=` means an empty value, no key is no label."""
     pairs = (word.strip().partition("=") for word in words)

@@ -7,28 +7,25 @@ whatever, goes on where that was.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import anyio
-import msgspec
 from anyio import to_thread
 
 from tartlet.host import access_time
-from tartlet.host.files import removed, write_whole
+from tartlet.host.files import write_whole
 from tartlet.host.trouble import trouble_writing
 from tartlet.image.cache.cache import ImageCache
 from tartlet.image.cache.cached_image import CachedImage
 from tartlet.image.format.layout import Layout, flat_layout
-from tartlet.image.format.lz4_stream import BLOCK, ZERO_BLOCK
 from tartlet.image.format.manifest import BadManifest, digest_of, read_manifest
 from tartlet.image.format.reference import ImageName
 from tartlet.image.progress import Counter, TransferProgress, TransferReport, silent
 from tartlet.image.pull.disk import disk_in_progress
 from tartlet.image.pull.reuse import LocalDisk, LocalPieces
+from tartlet.image.pull.small_parts import BROKEN_IMAGE, fetch_small_parts
 from tartlet.image.pull.work import WorkFolder, claim
 from tartlet.image.registry.errors import ImageNotInRegistry, NotInRegistry
 from tartlet.image.registry.registry import Repository
@@ -36,8 +33,6 @@ from tartlet.units import MIB
 
 SPARE_ROOM = 128 * MIB
 """Bytes beside the disk that should be free."""
-
-_BROKEN = "the image has to be pushed anew, by `tart push` or another program that knows the format"
 
 _POLL = 0.2
 """Seconds between two looks at another process's pull."""
@@ -89,7 +84,7 @@ async def look_up(repository: Repository, name: ImageName) -> RemoteImage:
     try:
         layout = flat_layout(read_manifest(raw), name)
     except BadManifest as exc:
-        raise BadManifest(f"{name} cannot be used: {exc}", exc.hint or _BROKEN) from exc
+        raise BadManifest(f"{name} cannot be used: {exc}", exc.hint or BROKEN_IMAGE) from exc
     return RemoteImage(name=name, manifest=raw, digest=digest_of(raw), layout=layout)
 
 
@@ -98,17 +93,6 @@ async def _refuse_other_kind(repository: Repository, name: ImageName) -> None:
     kind = await repository.other_kind(name.reference)
     if kind:
         raise BadManifest(f"{name} is no VM image, its type is {kind}", "a container's image cannot be run as a VM")
-
-
-def _checked_config(name: ImageName, content: bytes) -> bytes:
-    """A VM config before anything large is fetched: what it says concerns who makes a VM of it."""
-    try:
-        readable = isinstance(msgspec.json.decode(content), dict)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        readable = False
-    if not readable:
-        raise BadManifest(f"{name} cannot be used: its VM config is no JSON object", _BROKEN)
-    return content
 
 
 async def pull(
@@ -179,17 +163,13 @@ class _Fetching:
     async def run(self, at_once: int) -> Pulled:
         layout = self.remote.layout
         await to_thread.run_sync(self._begin)
-        blobs = (layout.vm_config, layout.nvram, *(piece.blob for piece in layout.base.pieces))
+        blobs = (layout.oci_config, layout.vm_config, layout.nvram, *(piece.blob for piece in layout.base.pieces))
         counter = Counter(self.report, f"pulling {self.remote.name}", sum(blob.size for blob in blobs))
         async with disk_in_progress(self.work, layout.base) as disk:
             pieces = await to_thread.run_sync(self._pieces_here)
             await disk.share(pieces, counter, at_once)
             await to_thread.run_sync(self._have_room, disk.room_needed)
-            config = _checked_config(self.remote.name, await self.repository.read_blob(layout.vm_config))
-            nvram = await self.repository.read_blob(layout.nvram)
-            for content, path in ((config, self.work.config_path), (nvram, self.work.nvram_path)):
-                await to_thread.run_sync(_write_sparse, path, content)
-                counter.move(len(content))
+            await fetch_small_parts(self.repository, self.remote.name, layout, self.work, counter)
             await disk.complete(self.repository, pieces, counter, at_once)
         image = await to_thread.run_sync(self._install)
         return Pulled(image=image, was_cached=False, received=counter.moved, reused=counter.reused)
@@ -215,21 +195,3 @@ class _Fetching:
     def _install(self) -> CachedImage:
         self.work.finish()
         return self.cache.install(self.work.path, self.remote.name, self.remote.digest)
-
-
-def _write_sparse(path: Path, content: bytes) -> None:
-    """A small file of which blocks of zeros take no room (firmware variables are mostly empty), on the medium."""
-    try:
-        removed(path)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            for at in range(0, len(content), BLOCK):
-                block = content[at : at + BLOCK]
-                if not ZERO_BLOCK.startswith(block):
-                    os.pwrite(descriptor, block, at)
-            os.ftruncate(descriptor, len(content))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as exc:
-        raise trouble_writing(path, exc) from exc

@@ -31,7 +31,8 @@ class WorkFolder(ImageFiles):
 
     def finish(self) -> None:
         """Leave nothing but the image's files. Raises FileTrouble."""
-        wanted = {path.name for path in (self.config_path, self.disk_path, self.nvram_path, self.manifest_path)}
+        needed = (self.config_path, self.disk_path, self.nvram_path, self.manifest_path, self.oci_config_path)
+        wanted = {path.name for path in needed}
         try:
             for name in os.listdir(self._descriptor):
                 if name not in wanted:

@@ -6,15 +6,14 @@ have made do not; that shows with the first piece, and then no other is tried.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from tartlet.errors import FileTrouble
 from tartlet.image.cache.cached_image import CachedImage
 from tartlet.image.format.layers import Region
 from tartlet.image.format.layout import Piece
-from tartlet.image.format.manifest import Descriptor, digest_of, oci_config, read_manifest
+from tartlet.image.format.manifest import Descriptor, digest_of, read_manifest, usual_oci_config
 from tartlet.image.format.source import DiskSource, raw_disk
 from tartlet.image.push.encode import encode_piece
 from tartlet.image.push.known_images import flat_layout_of
@@ -54,7 +53,7 @@ def local_blobs(image: CachedImage) -> Generator[LocalBlobs]:
         config, nvram = (path.read_bytes() for path in (image.config_path, image.nvram_path))
     except OSError as exc:
         raise FileTrouble("cannot read", image.path, exc) from exc
-    small = [config, nvram, *_oci_configs(config)]
+    small = [config, nvram, _oci_config(image, config)]
     manifest = image.manifest()
     layout = flat_layout_of(read_manifest(manifest)) if manifest is not None else None
     if layout is None or not image.disk_path.exists():
@@ -64,12 +63,11 @@ def local_blobs(image: CachedImage) -> Generator[LocalBlobs]:
         yield LocalBlobs(small, layout.base.pieces, disk)
 
 
-def _oci_configs(vm_config: bytes) -> Iterator[bytes]:
-    """What the OCI config most likely is, if nobody gave the image labels: a cached image does not have it."""
-    with suppress(ValueError, AttributeError, RecursionError):
-        told = json.loads(vm_config)
-        yield oci_config(
-            architecture=str(told.get("arch", "arm64")),
-            system=str(told.get("os", "darwin")),
-            disk_format=str(told.get("diskFormat", "raw")),
-        )
+def _oci_config(image: CachedImage, vm_config: bytes) -> bytes:
+    """What was kept of it, or what it most likely is: a pull keeps those that cannot be known."""
+    try:
+        return image.oci_config_path.read_bytes()
+    except FileNotFoundError:
+        return usual_oci_config(vm_config) or b""
+    except OSError as exc:
+        raise FileTrouble("cannot read", image.oci_config_path, exc) from exc

@@ -12,9 +12,11 @@ from tartlet.host.files import write_new
 from tartlet.host.scratch import scratch_folder
 from tartlet.host.trouble import trouble_writing
 from tartlet.image.cache.cache import ImageCache
-from tartlet.image.cache.cached_image import MANIFEST_FILE, CachedImage
+from tartlet.image.cache.cached_image import MANIFEST_FILE, OCI_CONFIG_FILE, CachedImage
+from tartlet.image.format.manifest import usual_oci_config
 from tartlet.image.format.source import DiskSource
 from tartlet.image.push.plan import Target
+from tartlet.image.push.push import PushSource
 
 _STEP = 1024 * 1024
 
@@ -43,20 +45,23 @@ def filled_from(image: CachedImage) -> Callable[[Path], None]:
     """Fills a folder with the files of a cached image, sharing them: nobody writes to them any more."""
 
     def fill(folder: Path) -> None:
-        for path in (image.config_path, image.disk_path, image.nvram_path):
-            _shared(path, folder / path.name)
+        for path in (image.config_path, image.disk_path, image.nvram_path, image.oci_config_path):
+            if path != image.oci_config_path or path.exists():
+                _shared(path, folder / path.name)
 
     return fill
 
 
-def filled_with(vm_config: bytes, nvram: bytes, disk: DiskSource, whole: Path | None) -> Callable[[Path], None]:
+def filled_with(source: PushSource, whole: Path | None) -> Callable[[Path], None]:
     """Fills a folder with the parts of a VM; `whole` is its disk if that is one plain file, which can be shared."""
 
     def fill(folder: Path) -> None:
-        _written(folder / "config.json", vm_config)
-        _written(folder / "nvram.bin", nvram)
+        _written(folder / "config.json", source.vm_config)
+        _written(folder / "nvram.bin", source.nvram)
+        if source.oci_config != usual_oci_config(source.vm_config):
+            _written(folder / OCI_CONFIG_FILE, source.oci_config)
         if whole is None or not reflink(whole, folder / "disk.img"):
-            _flat_copy(disk, folder / "disk.img")
+            _flat_copy(source.disk, folder / "disk.img")
 
     return fill
 
