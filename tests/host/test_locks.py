@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tartlet.host.locks import LockTrouble, file_lock, lock_holder, try_file_lock, try_process_lock
+from tartlet.host.locks import LockTrouble, file_lock, lock_holder, number_lock, try_file_lock, try_process_lock
 
+NUMBER_HOLDER = """
+import sys
+from tartlet.host.locks import number_lock
+with number_lock(sys.argv[1], 7) as alone:
+    print(alone, flush=True)
+    sys.stdin.read()
+"""
 HOLDER = """
 import sys
 from tartlet.host.locks import try_process_lock
@@ -70,3 +77,29 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         try_file_lock(missing)
     with pytest.raises(LockTrouble, match="missing"):
         try_process_lock(missing)
+
+
+def test_a_number_lock_is_one_of_many_in_a_file_that_need_not_exist(tmp_path: Path) -> None:
+    path = tmp_path / "numbers"
+    with number_lock(path, 7) as first, number_lock(path, 7) as again, number_lock(path, 2**63 - 1) as other:
+        assert (first, again, other) == (True, False, True)
+    with number_lock(path, 7) as later:
+        assert later
+    assert path.stat().st_size == 0
+    with number_lock(tmp_path / "no" / "numbers", 7) as nowhere:
+        assert nowhere
+
+
+def test_a_number_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "numbers"
+    with subprocess.Popen(
+        [sys.executable, "-c", NUMBER_HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"True\n"
+        with number_lock(path, 7) as held:
+            assert not held
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        with number_lock(path, 7) as free:
+            assert free

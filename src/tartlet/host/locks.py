@@ -1,9 +1,11 @@
-"""The two kernel locks of a home, and who holds them.
+"""The kernel locks of a home, and who holds them.
 
 A *file lock* is a BSD `flock` on a read-only descriptor: bound to the open file, released on close and on death.
 A *process lock* is a POSIX record lock over a whole file: the kernel names its holder, which is how `stop` and
 `suspend` find the supervisor. A process loses its record lock as soon as it closes **any** descriptor of that file,
 so nothing may open a VM's `config.json` again in the process that holds it.
+A *number lock* is a record lock over one byte of a file, of the kind that belongs to the open file (OFD): as many as
+one likes in one file, which stays empty.
 """
 
 from __future__ import annotations
@@ -116,6 +118,33 @@ def try_process_lock(path: str | os.PathLike[str]) -> int | None:
             return None
         raise LockTrouble(path, exc) from exc
     return descriptor
+
+
+@contextmanager
+def number_lock(path: str | os.PathLike[str], number: int) -> Generator[bool]:
+    """Hold the lock `number` (below 2**63) of the file `path` for the length of the block; whether nobody else has it.
+
+    Another process may have it, or another part of this one. The file is made if need be. Where it cannot be, and where
+    the system has no such locks (a Mac), nobody else has one.
+    """
+    set_lock: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        yield True
+        return
+    try:
+        yield set_lock is None or _locked(descriptor, set_lock, number)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, set_lock: int, number: int) -> bool:
+    try:
+        fcntl.fcntl(descriptor, set_lock, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0))
+    except OSError as exc:
+        return exc.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
 
 
 def lock_holder(path: str | os.PathLike[str]) -> int:

@@ -7,6 +7,7 @@ An image is there when its files are; it appears and disappears by one rename. I
 it was pulled by its digest. Files of an image are never written again: VMs stand on them. Locks, all of the kernel:
 
 * the folder `OCIs`: held for the moments in which images and links appear or go;
+* the file `OCIs/.pieces.lock`: a number in it for each piece of a disk that a pull is fetching;
 * an image's folder: shared by whoever reads it (`using`), exclusive by whoever removes it.
 """
 
@@ -46,6 +47,11 @@ class ImageCache:
     def __init__(self, home: Home) -> None:
         self.root = home.cache / "OCIs"
         self._home = home
+
+    @property
+    def pieces_lock(self) -> Path:
+        """A file with a lock for each piece that a pull is fetching."""
+        return self.root / ".pieces.lock"
 
     def path(self, name: ImageName) -> Path:
         """Where an image's folder, or a tag's link, is or would be."""

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar
 
 import anyio
 from anyio import to_thread
 
+from tartlet.host.locks import number_lock
 from tartlet.host.trouble import trouble_writing
+from tartlet.image.cache.cache import ImageCache
 from tartlet.image.format.layers import Region, content_digest, is_zero_content
 from tartlet.image.format.layout import DiskFile, Piece
 from tartlet.image.format.piece_writer import punch_hole
 from tartlet.image.format.source import RawSource
 from tartlet.image.progress import Counter
 from tartlet.image.pull.fetch import fetch_piece
+from tartlet.image.pull.growing import GrowingDisks, PiecesByContent
 from tartlet.image.pull.journal import Journal
-from tartlet.image.pull.reuse import LocalPieces, take
+from tartlet.image.pull.reuse import LocalPieces, Whereabouts, take
 from tartlet.image.pull.work import WorkFolder
 from tartlet.image.registry.registry import Repository
+from tartlet.image.steps import outcome
 from tartlet.units import MIB
 
 _LEAST_RATIO = 64
@@ -30,20 +35,27 @@ _LEAST_RATIO = 64
 _LARGEST_ZEROS = 1024 * MIB
 """Bytes of a piece that is looked at for that; nobody makes pieces of more than half of it."""
 
-_T = TypeVar("_T")
+_POLL = 0.2
+"""Seconds between two looks at a piece that another pull is fetching."""
 
-_STEPS_A_TURN = 8
-"""Steps of about a MiB for each visit to a worker thread: some milliseconds, after which a cancelled task ends."""
+_PATIENCE = 10.0
+"""Seconds that such a piece is waited for as long as it is not known how long fetching one takes."""
+
+_LEAST_PATIENCE = 1.0
 
 
 class DiskInProgress:
     """An open disk of which some pieces may be finished. Made by `disk_in_progress`."""
 
-    def __init__(self, work: WorkFolder, disk: DiskFile, descriptor: int, journal: Journal, *, is_new: bool) -> None:
-        self._work, self._pieces = work, disk.pieces
+    def __init__(
+        self, cache: ImageCache, work: WorkFolder, disk: DiskFile, descriptor: int, journal: Journal, *, is_new: bool
+    ) -> None:
+        self._work, self._pieces, self._own = work, disk.pieces, PiecesByContent(disk)
         self._descriptor, self._journal = descriptor, journal
         self._is_new = is_new
         self._zeros: frozenset[int] = frozenset()
+        self._growing, self._lock = GrowingDisks(cache, work.path), cache.pieces_lock
+        self._patience = _PATIENCE
 
     @property
     def room_needed(self) -> int:
@@ -70,9 +82,26 @@ class DiskInProgress:
     async def complete(self, repository: Repository, local: LocalPieces, counter: Counter, at_once: int) -> None:
         """Write, verify and note every missing piece, `at_once` side by side, and have all of it on the medium.
 
+        A piece that another pull is fetching is put off until that one has it, but no longer than fetching takes.
         Raises FileTrouble, and in a group what `fetch_piece` raises.
         """
-        await self._side_by_side(partial(self._finish, repository=repository, local=local, counter=counter), at_once)
+        waiting = deque(self._missing())
+        put_off: dict[int, float] = {}
+
+        async def work() -> None:
+            while waiting:
+                place = waiting.popleft()
+                patient = anyio.current_time() - put_off.get(place, math.inf) < self._patience
+                if await self._finish(place, repository, local, counter, patient=patient):
+                    continue
+                if place in put_off:
+                    await anyio.sleep(_POLL)
+                put_off.setdefault(place, anyio.current_time())
+                waiting.append(place)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(at_once):
+                tasks.start_soon(work)
         await to_thread.run_sync(self._sync)
 
     async def _side_by_side(self, do: Callable[[int], Awaitable[None]], at_once: int) -> None:
@@ -99,38 +128,55 @@ class DiskInProgress:
         self._note(place)
         counter.reuse(piece.blob.size)
 
-    async def _finish(self, place: int, repository: Repository, local: LocalPieces, counter: Counter) -> None:
+    async def _finish(
+        self, place: int, repository: Repository, local: LocalPieces, counter: Counter, *, patient: bool
+    ) -> bool:
+        """Write a piece. False when another pull is fetching it, if one is `patient`."""
         piece = self._pieces[place]
-        if await self._taken(piece, local, may_copy=True):
-            counter.reuse(piece.blob.size)
-        else:
-            await fetch_piece(
-                repository,
-                piece,
-                self._descriptor,
-                self._work.disk_path,
-                reads_as_zeros=self._is_new,
-                progress=counter.move,
-            )
-        self._note(place)
+        with number_lock(self._lock, int(piece.content_digest[-15:], 16)) as alone:
+            if await self._taken(piece, local, may_copy=True):
+                counter.reuse(piece.blob.size)
+            elif alone or not patient:
+                await self._fetch(piece, repository, counter)
+            else:
+                return False
+            self._note(place)
+        return True
+
+    async def _fetch(self, piece: Piece, repository: Repository, counter: Counter) -> None:
+        began, zeros = anyio.current_time(), self._is_new
+        path, tell = self._work.disk_path, counter.move
+        await fetch_piece(repository, piece, self._descriptor, path, reads_as_zeros=zeros, progress=tell)
+        self._patience = max(_LEAST_PATIENCE, 2 * (anyio.current_time() - began))
 
     def _note(self, place: int) -> None:
         self._journal.add(place)
         self._work.sign_of_life()
 
     async def _taken(self, piece: Piece, local: LocalPieces, *, may_copy: bool) -> bool:
-        for whereabouts in local.of(piece):
+        """Take a piece from wherever on this machine it is now: finished disks first, then those that still grow."""
+        if await self._taken_from([*local.of(piece), *self._finished_here(piece)], piece, may_copy):
+            return True
+        growing = await to_thread.run_sync(self._growing.of, piece)
+        return await self._taken_from(growing, piece, may_copy)
+
+    async def _taken_from(self, places: Iterable[Whereabouts], piece: Piece, may_copy: bool) -> bool:
+        for whereabouts in places:
             if not self._is_new:
                 await to_thread.run_sync(self._clear, piece)
-            steps = take(piece, whereabouts, self._descriptor, self._work.disk_path, may_copy=may_copy)
-            if await _last(steps):
+            if await outcome(take(piece, whereabouts, self._descriptor, self._work.disk_path, may_copy=may_copy)):
                 return True
         return False
+
+    def _finished_here(self, piece: Piece) -> list[Whereabouts]:
+        """Images have pieces with the same content, too."""
+        places = self._own.places(piece)
+        return [Whereabouts(self._work.disk_path, offset) for place, offset in places if place in self._journal.done]
 
     async def _is_right(self, place: int) -> bool:
         piece = self._pieces[place]
         source = RawSource(self._descriptor, self._work.disk_path)
-        return await _last(content_digest(source, Region(piece.offset, piece.size))) == piece.content_digest
+        return await outcome(content_digest(source, Region(piece.offset, piece.size))) == piece.content_digest
 
     def _clear(self, piece: Piece) -> None:
         try:
@@ -146,7 +192,7 @@ class DiskInProgress:
 
 
 @asynccontextmanager
-async def disk_in_progress(work: WorkFolder, disk: DiskFile) -> AsyncGenerator[DiskInProgress]:
+async def disk_in_progress(cache: ImageCache, work: WorkFolder, disk: DiskFile) -> AsyncGenerator[DiskInProgress]:
     """The disk in a work folder, new or as an earlier pull left it, open for the length of the block.
 
     Raises FileTrouble.
@@ -162,7 +208,7 @@ async def disk_in_progress(work: WorkFolder, disk: DiskFile) -> AsyncGenerator[D
         if is_new:
             journal.restart(set())
         try:
-            in_progress = DiskInProgress(work, disk, descriptor, journal, is_new=is_new)
+            in_progress = DiskInProgress(cache, work, disk, descriptor, journal, is_new=is_new)
             await in_progress.look()
             yield in_progress
         finally:
@@ -186,23 +232,3 @@ def _is_zeros(piece: Piece) -> bool:
     """Whether a piece is nothing but zeros. Hashes as many once for each size, half a second for the largest."""
     may_be = piece.blob.size * _LEAST_RATIO <= piece.size <= _LARGEST_ZEROS
     return may_be and is_zero_content(piece.content_digest, piece.size)
-
-
-async def _last(steps: Iterator[_T | None]) -> _T | None:
-    """Run blocking steps in worker threads, a few at a time, and give what the last one gives."""
-
-    def turn() -> tuple[bool, _T | None]:
-        value: _T | None = None
-        for _ in range(_STEPS_A_TURN):
-            try:
-                value = next(steps)
-            except StopIteration:
-                return True, value
-            if value is not None:
-                return True, value
-        return False, None
-
-    is_over, value = False, None
-    while not is_over:
-        is_over, value = await to_thread.run_sync(turn)
-    return value

@@ -60,6 +60,14 @@ class Journal:
             self._descriptor = None
 
 
+def noted(path: Path) -> set[int]:
+    """The pieces that a journal, which may be another process's, tells as finished; none without one.
+
+    Raises FileTrouble.
+    """
+    return _read(path)[1]
+
+
 def _read(path: Path) -> tuple[str, set[int]]:
     try:
         text = path.read_text(errors="replace")

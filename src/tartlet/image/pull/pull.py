@@ -165,7 +165,7 @@ class _Fetching:
         await to_thread.run_sync(self._begin)
         blobs = (layout.oci_config, layout.vm_config, layout.nvram, *(piece.blob for piece in layout.base.pieces))
         counter = Counter(self.report, f"pulling {self.remote.name}", sum(blob.size for blob in blobs))
-        async with disk_in_progress(self.work, layout.base) as disk:
+        async with disk_in_progress(self.cache, self.work, layout.base) as disk:
             pieces = await to_thread.run_sync(self._pieces_here)
             await disk.share(pieces, counter, at_once)
             await to_thread.run_sync(self._have_room, disk.room_needed)

@@ -14,16 +14,24 @@ from tartlet.image.cache.cached_image import ImageFiles
 JOURNAL = "journal"
 
 
-class WorkFolder(ImageFiles):
-    """A claimed work folder. Whatever is in it when it is released waits for the next pull of the same image."""
+class WorkFiles(ImageFiles):
+    """The files of a work folder, whoever has it."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = descriptor
 
     @property
     def journal_path(self) -> Path:
+        """Which pieces of the disk are finished."""
         return self.path / JOURNAL
+
+
+class WorkFolder(WorkFiles):
+    """A claimed work folder. Whatever is in it when it is released waits for the next pull of the same image."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        super().__init__(path)
+        self._descriptor = descriptor
 
     def sign_of_life(self) -> None:
         """Count the day until this is collected from now on. Raises OSError."""

@@ -20,9 +20,7 @@ from tartlet.image.push.known_images import KnownImage, KnownLayer, KnownLayers
 from tartlet.image.push.plan import cuts_of, piece_size_for, regions
 from tartlet.image.push.spool import Spool, spool_for
 from tartlet.image.registry.bodies import BlobBytes
-
-_STEPS_A_TURN = 8
-"""Steps of hashing for each visit to a worker thread: some milliseconds, after which a cancelled task ends."""
+from tartlet.image.steps import outcome
 
 
 async def push_disk(
@@ -107,10 +105,7 @@ class _Flow:
         zeros = await to_thread.run_sync(zero_layer, self._disk, region)
         if zeros is not None:
             return zeros.annotation(PIECE_DIGEST)
-        steps, found = content_digest(self._disk, region), None
-        while found is None:
-            found = await to_thread.run_sync(_turn, steps)
-        return found
+        return await outcome(content_digest(self._disk, region))
 
     async def _encoded(self, region: Region, spool: Spool) -> list[Descriptor]:
         """Encode a region and send what it comes to. A foreign piece larger than ours is cut into ours."""
@@ -166,11 +161,3 @@ class _Share:
         if now > self._told:
             self._counter.move(now - self._told)
             self._told = now
-
-
-def _turn(steps: Iterator[str | None]) -> str | None:
-    for _ in range(_STEPS_A_TURN):
-        digest = next(steps, None)
-        if digest is not None:
-            return digest
-    return None
