@@ -25,9 +25,9 @@ import anyio
 import anyio.to_thread
 
 from tartlet import Command, GuestChannel, Home, Settings, VmStore, connect
-from tartlet.guest.copying import copy_from, copy_into
+from tartlet.guest.client.copying import copy_from, copy_into
 from tartlet.network import record
-from tartlet.vm.folder import VmFolder
+from tartlet.vm.stored.folder import VmFolder
 
 COMMANDS = 30
 COPIES = 3

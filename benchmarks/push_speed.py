@@ -35,9 +35,9 @@ from tartlet.image.format.manifest import MANIFEST, read_manifest
 from tartlet.image.format.source import raw_disk
 from tartlet.image.push.plan import PIECE_SIZE
 from tartlet.units import GB, GIB, MIB
-from tartlet.vm import config_file
-from tartlet.vm.model import VmConfig
-from tartlet.vm.store import VmStore
+from tartlet.vm.stored import config_file
+from tartlet.vm.stored.model import VmConfig
+from tartlet.vm.stored.store import VmStore
 from transfers import Transfer, drain, rounded, share, touch_memory, transfer
 
 ROUNDS = 5

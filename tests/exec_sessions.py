@@ -20,7 +20,7 @@ import sys, anyio
 from pathlib import Path
 from tartlet.errors import UserError
 from tartlet.guest.commands import Command
-from tartlet.guest.exec_session import exec_in_terminal
+from tartlet.guest.client.exec_session import exec_in_terminal
 folder, flags, *words = sys.argv[1:]
 async def main():
     command = Command(name=words[0], args=tuple(words[1:]), interactive="i" in flags, tty="t" in flags)

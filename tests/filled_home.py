@@ -8,10 +8,10 @@ from disk_files import guest_writes
 from tartlet.host.paths import Home
 from tartlet.host.sockets import listening
 from tartlet.units import MIB
-from tartlet.vm import clone as cloning
-from tartlet.vm import config_file
-from tartlet.vm.model import VmConfig
-from tartlet.vm.store import VmStore
+from tartlet.vm.stored import clone as cloning
+from tartlet.vm.stored import config_file
+from tartlet.vm.stored.model import VmConfig
+from tartlet.vm.stored.store import VmStore
 
 MAC = "7a:65:e4:3f:b2:01"
 

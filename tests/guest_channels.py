@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tartlet.guest.agents import GuestAgents
-from tartlet.guest.channel import GuestChannel
 from tartlet.guest.commands import Command
-from tartlet.guest.port_session import TartAgent
-from tartlet.guest.qga import QemuGuestAgent
-from tartlet.guest.qga_commands import QgaCommands
-from tartlet.guest.service import serving
-from tartlet.guest.vsock_agent import VsockAgent
+from tartlet.guest.own_agent.port_session import TartAgent
+from tartlet.guest.qga.agent import QemuGuestAgent
+from tartlet.guest.qga.commands import QgaCommands
+from tartlet.guest.rpc.channel import GuestChannel
+from tartlet.guest.service.agents import GuestAgents
+from tartlet.guest.service.service import serving
+from tartlet.guest.service.vsock_agent import VsockAgent
 from tartlet.host.sockets import listening
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from guest_channels import NoVsock
 from machines import MAC
-from tartlet.guest import tart_agent
-from tartlet.guest.agents import GuestAgents
-from tartlet.guest.port_session import TartAgent
-from tartlet.guest.qga import QemuGuestAgent
-from tartlet.guest.qga_commands import QgaCommands
-from tartlet.guest.service import serving
-from tartlet.guest.vsock_agent import VsockAgent
+from tartlet.guest.own_agent import tart_agent
+from tartlet.guest.own_agent.port_session import TartAgent
+from tartlet.guest.qga.agent import QemuGuestAgent
+from tartlet.guest.qga.commands import QgaCommands
+from tartlet.guest.service.agents import GuestAgents
+from tartlet.guest.service.service import serving
+from tartlet.guest.service.vsock_agent import VsockAgent
 from tartlet.host.sockets import listening
 
 AGENT = Path(tart_agent.__file__)

@@ -79,6 +79,20 @@ PART_MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "credentials": set(),
         "format": set(),
     },
+    "vm": {
+        "running": {"planning", "control", "stored"},
+        "planning": {"stored"},
+        "control": {"stored"},
+        "images": {"stored"},
+        "stored": set(),
+    },
+    "guest": {
+        "service": {"own_agent", "qga", "rpc"},
+        "client": {"service", "own_agent", "rpc"},
+        "own_agent": set(),
+        "qga": set(),
+        "rpc": set(),
+    },
 }
 """The folders of the large layers. The modules beside them name what all have, or choose between the folders."""
 

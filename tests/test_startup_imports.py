@@ -50,8 +50,8 @@ def test_importing_the_package_imports_none_of_its_parts(tmp_path: Path) -> None
 
 
 def test_a_run_without_a_page_brings_no_http_server(tmp_path: Path) -> None:
-    found = imported_by("import tartlet.vm.supervisor, tartlet.vm.web, tartlet.cli.web", tmp_path)
-    assert "tartlet.vm.web" in found
+    found = imported_by("import tartlet.vm.running.supervisor, tartlet.vm.running.web, tartlet.cli.web", tmp_path)
+    assert "tartlet.vm.running.web" in found
     assert not {name for name in found if name.startswith(("aiohttp", "tartlet.web"))}
 
 

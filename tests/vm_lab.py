@@ -21,7 +21,7 @@ from command import TART, Called, surroundings
 from leftovers import process_ids, survivors
 from machines import mini_guest
 from namespaces import Namespace
-from tartlet.vm.folder import VmFolder
+from tartlet.vm.stored.folder import VmFolder
 
 HEADLESS = ("--no-graphics",)
 BACKGROUND = ("--no-graphics", "--detach", "--wait-ready")

@@ -11,8 +11,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tartlet.guest import agent_pb2
-from tartlet.guest.vsock_agent import PORT
+from tartlet.guest.rpc import agent_pb2
+from tartlet.guest.service.vsock_agent import PORT
 
 PROGRAM = Path(__file__).parent / "vsock_guest_agent.py"
 

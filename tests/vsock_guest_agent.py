@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 if TYPE_CHECKING:
-    from tartlet.guest import agent_pb2 as proto
+    from tartlet.guest.rpc import agent_pb2 as proto
 else:
     import agent_pb2 as proto
 

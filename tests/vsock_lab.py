@@ -9,7 +9,7 @@ import google.protobuf
 import grpc
 import typing_extensions
 
-from tartlet.guest import agent_pb2
+from tartlet.guest.rpc import agent_pb2
 from vm_lab import Lab, until
 
 _FOLDER = "/opt/agent"

@@ -9,14 +9,10 @@ if TYPE_CHECKING:
     from tartlet.archive.errors import BadArchive
     from tartlet.disk.model import DiskFormat
     from tartlet.errors import FileTrouble, InvalidArgument, ToolFailed, ToolMissing, UserError
-    from tartlet.guest.agent_install import install_agent, install_agent_by_ssh
-    from tartlet.guest.agent_package import agent_package
-    from tartlet.guest.channel import GuestChannel, connect
-    from tartlet.guest.commands import Command
-    from tartlet.guest.copying import copy_from, copy_into
-    from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
-    from tartlet.guest.file_status import GuestFile, list_folder, stat_path
-    from tartlet.guest.files import (
+    from tartlet.guest.client.agent_install import install_agent, install_agent_by_ssh
+    from tartlet.guest.client.copying import copy_from, copy_into
+    from tartlet.guest.client.file_status import GuestFile, list_folder, stat_path
+    from tartlet.guest.client.files import (
         TooLarge,
         read_file,
         read_stream,
@@ -25,13 +21,17 @@ if TYPE_CHECKING:
         write_stream,
         write_tree,
     )
-    from tartlet.guest.path_errors import (
+    from tartlet.guest.client.path_errors import (
         GuestPathForbidden,
         GuestPathIsFolder,
         GuestPathMissing,
         GuestPathTrouble,
     )
-    from tartlet.guest.port_forward import forwarded
+    from tartlet.guest.client.port_forward import forwarded
+    from tartlet.guest.commands import Command
+    from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
+    from tartlet.guest.own_agent.agent_package import agent_package
+    from tartlet.guest.rpc.channel import GuestChannel, connect
     from tartlet.host.paths import Home
     from tartlet.image.cache.cache import ImageCache
     from tartlet.image.cache.cached_image import CachedImage, ImageMissing
@@ -55,48 +55,47 @@ if TYPE_CHECKING:
     from tartlet.network.status import NetworkedVm, SharedNetwork, change_setting, reset_setting, shared_networks
     from tartlet.settings import Settings
     from tartlet.version import __version__
-    from tartlet.vm.bridged import BridgedVm, bridged_vms
-    from tartlet.vm.change import Changes, change
-    from tartlet.vm.change_live import change_running
-    from tartlet.vm.clone import clone
-    from tartlet.vm.clone_image import clone_image
-    from tartlet.vm.create import create_empty
-    from tartlet.vm.ended import Ending, LastRun, last_run
-    from tartlet.vm.export import Exported, export
-    from tartlet.vm.filter_state import filter_state, filter_states
-    from tartlet.vm.folder import VmFolder, VmIncomplete
-    from tartlet.vm.folder_sync import Synchronised
-    from tartlet.vm.fork import ForkFailed, VmExists, fork
-    from tartlet.vm.import_archive import import_archive
-    from tartlet.vm.lifecycle import VmAlreadyRunning, running
-    from tartlet.vm.listing import Entry, local_entries
-    from tartlet.vm.live import RunningVm
-    from tartlet.vm.model import Display, VmConfig, VmState
-    from tartlet.vm.options import RunOptions
-    from tartlet.vm.prune import prune, reclaim
-    from tartlet.vm.pull import pull
-    from tartlet.vm.push import PushOptions, push
-    from tartlet.vm.refusals import refusals
-    from tartlet.vm.screen import click, move_pointer, press_keys, screenshot, type_text
-    from tartlet.vm.snapshot import SnapshotExists, create_snapshot, delete_snapshot, restore_snapshot
-    from tartlet.vm.snapshot_names import Snapshot, SnapshotMissing, snapshots
-    from tartlet.vm.stop import request_suspend, stop, wait_until_stopped
-    from tartlet.vm.store import VmMissing, VmNotRunning, VmRunning, VmStore
-    from tartlet.vm.sync_now import sync_now
-    from tartlet.vm.web import open_web, web_link
+    from tartlet.vm.control.change_live import change_running
+    from tartlet.vm.control.filter_state import filter_state, filter_states
+    from tartlet.vm.control.fork import ForkFailed, VmExists, fork
+    from tartlet.vm.control.screen import click, move_pointer, press_keys, screenshot, type_text
+    from tartlet.vm.control.snapshot import SnapshotExists, create_snapshot, delete_snapshot, restore_snapshot
+    from tartlet.vm.control.stop import request_suspend, stop, wait_until_stopped
+    from tartlet.vm.control.sync_now import Synchronised, sync_now
+    from tartlet.vm.control.web_link import open_web, web_link
+    from tartlet.vm.images.clone_image import clone_image
+    from tartlet.vm.images.export import Exported, export
+    from tartlet.vm.images.import_archive import import_archive
+    from tartlet.vm.images.prune import prune, reclaim
+    from tartlet.vm.images.pull import pull
+    from tartlet.vm.images.push import PushOptions, push
+    from tartlet.vm.planning.options import RunOptions
+    from tartlet.vm.running.lifecycle import VmAlreadyRunning, running
+    from tartlet.vm.running.live import RunningVm
+    from tartlet.vm.stored.bridged import BridgedVm, bridged_vms
+    from tartlet.vm.stored.change import Changes, change
+    from tartlet.vm.stored.clone import clone
+    from tartlet.vm.stored.create import create_empty
+    from tartlet.vm.stored.ended import Ending, LastRun, last_run
+    from tartlet.vm.stored.folder import VmFolder, VmIncomplete
+    from tartlet.vm.stored.listing import Entry, local_entries
+    from tartlet.vm.stored.model import Display, VmConfig, VmState
+    from tartlet.vm.stored.refusals import refusals
+    from tartlet.vm.stored.snapshot_names import Snapshot, SnapshotMissing, snapshots
+    from tartlet.vm.stored.store import VmMissing, VmNotRunning, VmRunning, VmStore
 
 _MODULES = {
     "archive.errors": ("BadArchive",),
     "disk.model": ("DiskFormat",),
     "errors": ("FileTrouble", "InvalidArgument", "ToolFailed", "ToolMissing", "UserError"),
-    "guest.agent_install": ("install_agent", "install_agent_by_ssh"),
-    "guest.agent_package": ("agent_package",),
-    "guest.channel": ("GuestChannel", "connect"),
+    "guest.client.agent_install": ("install_agent", "install_agent_by_ssh"),
+    "guest.own_agent.agent_package": ("agent_package",),
+    "guest.rpc.channel": ("GuestChannel", "connect"),
     "guest.commands": ("Command",),
-    "guest.copying": ("copy_from", "copy_into"),
+    "guest.client.copying": ("copy_from", "copy_into"),
     "guest.errors": ("AgentCannot", "AgentFailed", "AgentUnavailable"),
-    "guest.file_status": ("GuestFile", "list_folder", "stat_path"),
-    "guest.files": (
+    "guest.client.file_status": ("GuestFile", "list_folder", "stat_path"),
+    "guest.client.files": (
         "TooLarge",
         "read_file",
         "read_stream",
@@ -105,8 +104,8 @@ _MODULES = {
         "write_stream",
         "write_tree",
     ),
-    "guest.path_errors": ("GuestPathForbidden", "GuestPathIsFolder", "GuestPathMissing", "GuestPathTrouble"),
-    "guest.port_forward": ("forwarded",),
+    "guest.client.path_errors": ("GuestPathForbidden", "GuestPathIsFolder", "GuestPathMissing", "GuestPathTrouble"),
+    "guest.client.port_forward": ("forwarded",),
     "host.paths": ("Home",),
     "image.cache.cache": ("ImageCache",),
     "image.cache.cached_image": ("CachedImage", "ImageMissing"),
@@ -130,35 +129,34 @@ _MODULES = {
     "network.status": ("NetworkedVm", "SharedNetwork", "change_setting", "reset_setting", "shared_networks"),
     "settings": ("Settings",),
     "version": ("__version__",),
-    "vm.bridged": ("BridgedVm", "bridged_vms"),
-    "vm.change": ("Changes", "change"),
-    "vm.change_live": ("change_running",),
-    "vm.clone": ("clone",),
-    "vm.clone_image": ("clone_image",),
-    "vm.create": ("create_empty",),
-    "vm.ended": ("Ending", "LastRun", "last_run"),
-    "vm.export": ("Exported", "export"),
-    "vm.filter_state": ("filter_state", "filter_states"),
-    "vm.folder": ("VmFolder", "VmIncomplete"),
-    "vm.folder_sync": ("Synchronised",),
-    "vm.fork": ("ForkFailed", "VmExists", "fork"),
-    "vm.import_archive": ("import_archive",),
-    "vm.lifecycle": ("VmAlreadyRunning", "running"),
-    "vm.listing": ("Entry", "local_entries"),
-    "vm.live": ("RunningVm",),
-    "vm.model": ("Display", "VmConfig", "VmState"),
-    "vm.options": ("RunOptions",),
-    "vm.pull": ("pull",),
-    "vm.push": ("PushOptions", "push"),
-    "vm.refusals": ("refusals",),
-    "vm.screen": ("click", "move_pointer", "press_keys", "screenshot", "type_text"),
-    "vm.prune": ("prune", "reclaim"),
-    "vm.snapshot": ("SnapshotExists", "create_snapshot", "delete_snapshot", "restore_snapshot"),
-    "vm.snapshot_names": ("Snapshot", "SnapshotMissing", "snapshots"),
-    "vm.stop": ("request_suspend", "stop", "wait_until_stopped"),
-    "vm.sync_now": ("sync_now",),
-    "vm.store": ("VmMissing", "VmNotRunning", "VmRunning", "VmStore"),
-    "vm.web": ("open_web", "web_link"),
+    "vm.stored.bridged": ("BridgedVm", "bridged_vms"),
+    "vm.stored.change": ("Changes", "change"),
+    "vm.control.change_live": ("change_running",),
+    "vm.stored.clone": ("clone",),
+    "vm.images.clone_image": ("clone_image",),
+    "vm.stored.create": ("create_empty",),
+    "vm.stored.ended": ("Ending", "LastRun", "last_run"),
+    "vm.images.export": ("Exported", "export"),
+    "vm.control.filter_state": ("filter_state", "filter_states"),
+    "vm.stored.folder": ("VmFolder", "VmIncomplete"),
+    "vm.control.fork": ("ForkFailed", "VmExists", "fork"),
+    "vm.images.import_archive": ("import_archive",),
+    "vm.running.lifecycle": ("VmAlreadyRunning", "running"),
+    "vm.stored.listing": ("Entry", "local_entries"),
+    "vm.running.live": ("RunningVm",),
+    "vm.stored.model": ("Display", "VmConfig", "VmState"),
+    "vm.planning.options": ("RunOptions",),
+    "vm.images.pull": ("pull",),
+    "vm.images.push": ("PushOptions", "push"),
+    "vm.stored.refusals": ("refusals",),
+    "vm.control.screen": ("click", "move_pointer", "press_keys", "screenshot", "type_text"),
+    "vm.images.prune": ("prune", "reclaim"),
+    "vm.control.snapshot": ("SnapshotExists", "create_snapshot", "delete_snapshot", "restore_snapshot"),
+    "vm.stored.snapshot_names": ("Snapshot", "SnapshotMissing", "snapshots"),
+    "vm.control.stop": ("request_suspend", "stop", "wait_until_stopped"),
+    "vm.control.sync_now": ("Synchronised", "sync_now"),
+    "vm.stored.store": ("VmMissing", "VmNotRunning", "VmRunning", "VmStore"),
+    "vm.control.web_link": ("open_web", "web_link"),
 }
 
 __all__ = [

@@ -22,7 +22,7 @@ from tartlet.build.layout import ESP_TYPE, ROOT_TYPES
 from tartlet.build.progress import Progress
 from tartlet.build.recipe import recipe_for
 from tartlet.build.root_folder import PackagesFailed
-from tartlet.guest.tart_agent import PACKAGED_FILE
+from tartlet.guest.own_agent.tart_agent import PACKAGED_FILE
 from tartlet.share.arguments import grouped
 from tartlet.share.serving import serving
 

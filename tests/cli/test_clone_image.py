@@ -26,8 +26,8 @@ from tartlet.image.registry.bodies import from_bytes
 from tartlet.image.registry.registry import Repository
 from tartlet.image.registry.upload import push_blob
 from tartlet.units import MIB
-from tartlet.vm.clone_image import clone_image
-from tartlet.vm.store import VmStore
+from tartlet.vm.images.clone_image import clone_image
+from tartlet.vm.stored.store import VmStore
 
 MAC = json.loads(CONFIG)["macAddress"]
 DARWIN = json.dumps(json.loads(CONFIG) | {"os": "darwin", "arch": "arm64", "ecid": "ZQ==", "hardwareModel": "aA=="})

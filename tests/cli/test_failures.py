@@ -7,7 +7,7 @@ import pytest
 
 from tartlet.cli.failures import reported
 from tartlet.errors import FileTrouble, UserError
-from tartlet.vm.store import VmMissing, VmRunning
+from tartlet.vm.stored.store import VmMissing, VmRunning
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from tartlet.cli import run_rules
 from tartlet.cli.run import command
 from tartlet.errors import InvalidArgument
 from tartlet.network.rules.control import BadControlDescriptor
-from tartlet.vm.model import VmConfig, VmState
-from tartlet.vm.options import RunOptions
+from tartlet.vm.planning.options import RunOptions
+from tartlet.vm.stored.model import VmConfig, VmState
 
 LINUX = VmConfig(arch="amd64")
 ARM = VmConfig(arch="arm64")

@@ -18,10 +18,10 @@ from command import TART, Called, snapshot, surroundings, tart
 from tartlet.cli.get import shown
 from tartlet.host.paths import Home
 from tartlet.network import record
-from tartlet.vm import ask
-from tartlet.vm.model import VmConfig, VmState, host_arch
-from tartlet.vm.stop import request_suspend
-from tartlet.vm.store import VmNotRunning, VmStore
+from tartlet.vm.control import ask
+from tartlet.vm.control.stop import request_suspend
+from tartlet.vm.stored.model import VmConfig, VmState, host_arch
+from tartlet.vm.stored.store import VmNotRunning, VmStore
 
 OTHER_ARCH = "arm64" if host_arch() == "amd64" else "amd64"
 

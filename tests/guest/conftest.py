@@ -11,7 +11,7 @@ from guest_channels import served
 from host_agents import agent_process, agents_served
 from machines import MAC
 from scripted_qga import scripted_qga
-from tartlet.guest.channel import GuestChannel, connect
+from tartlet.guest.rpc.channel import GuestChannel, connect
 
 
 @pytest.fixture(params=["tart", "qemu"])

@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from host_agents import agent_process, agents_served
-from tartlet.guest.agent_pb2 import ExecRequest, ExecResponse, IOChunk
+from tartlet.guest.rpc.agent_pb2 import ExecRequest, ExecResponse, IOChunk
 
 pytestmark = pytest.mark.anyio
 

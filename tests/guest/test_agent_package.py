@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tartlet.guest.agent_package import agent_package, debian_version
-from tartlet.guest.tart_agent import PACKAGED_FILE
+from tartlet.guest.own_agent.agent_package import agent_package, debian_version
+from tartlet.guest.own_agent.tart_agent import PACKAGED_FILE
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "agent-deb"
 

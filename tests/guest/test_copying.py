@@ -10,9 +10,9 @@ import pytest
 
 from host_agents import agent_process, agents_served
 from tartlet.errors import FileTrouble
-from tartlet.guest.channel import GuestChannel, connect
-from tartlet.guest.copying import CopyFailed, copy_from, copy_into
+from tartlet.guest.client.copying import CopyFailed, copy_from, copy_into
 from tartlet.guest.errors import AgentUnavailable
+from tartlet.guest.rpc.channel import GuestChannel, connect
 
 pytestmark = pytest.mark.anyio
 

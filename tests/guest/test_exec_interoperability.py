@@ -21,11 +21,11 @@ from grpclib.config import Configuration
 from guest_channels import Heard, heard, served
 from machines import MAC
 from scripted_qga import scripted_qga
-from tartlet.guest import channel as channel_module
-from tartlet.guest.agent_pb2 import ExecRequest, ExecResponse, IOChunk, ResolveIPRequest, ResolveIPResponse
-from tartlet.guest.channel import connect
 from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
+from tartlet.guest.rpc import channel as channel_module
+from tartlet.guest.rpc.agent_pb2 import ExecRequest, ExecResponse, IOChunk, ResolveIPRequest, ResolveIPResponse
+from tartlet.guest.rpc.channel import connect
 
 pytestmark = pytest.mark.anyio
 

@@ -18,11 +18,11 @@ import pytest
 from guest_channels import Heard, heard, only, served
 from machines import MAC, mini_machine, text_in
 from scripted_qga import scripted_qga
-from tartlet.guest.channel import GuestChannel, connect
 from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
-from tartlet.guest.qga import QemuGuestAgent
-from tartlet.guest.service import serving
+from tartlet.guest.qga.agent import QemuGuestAgent
+from tartlet.guest.rpc.channel import GuestChannel, connect
+from tartlet.guest.service.service import serving
 from tartlet.host.sockets import listening
 
 pytestmark = pytest.mark.anyio

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tartlet.guest import grow_root
-from tartlet.guest.tart_agent import RootGrower
+from tartlet.guest.own_agent import grow_root
+from tartlet.guest.own_agent.tart_agent import RootGrower
 
 pytestmark = pytest.mark.needs_root
 

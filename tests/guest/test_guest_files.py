@@ -15,13 +15,13 @@ from guest_channels import heard, served
 from host_agents import agent_process, agents_served
 from machines import MAC, mini_machine, text_in
 from scripted_qga import scripted_qga
-from tartlet.guest.channel import GuestChannel, connect
+from tartlet.guest.client.copying import copy_from
+from tartlet.guest.client.file_status import list_folder, stat_path
+from tartlet.guest.client.files import TooLarge, read_file, read_stream, read_tree, write_file, write_stream, write_tree
+from tartlet.guest.client.path_errors import GuestPathForbidden, GuestPathIsFolder, GuestPathMissing, GuestPathTrouble
 from tartlet.guest.commands import Command
-from tartlet.guest.copying import copy_from
 from tartlet.guest.errors import AgentFailed
-from tartlet.guest.file_status import list_folder, stat_path
-from tartlet.guest.files import TooLarge, read_file, read_stream, read_tree, write_file, write_stream, write_tree
-from tartlet.guest.path_errors import GuestPathForbidden, GuestPathIsFolder, GuestPathMissing, GuestPathTrouble
+from tartlet.guest.rpc.channel import GuestChannel, connect
 
 pytestmark = pytest.mark.anyio
 

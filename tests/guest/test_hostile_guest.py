@@ -19,10 +19,10 @@ from host_agents import ended, started
 from tartlet.errors import UserError
 from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentFailed, AgentUnavailable
-from tartlet.guest.port_channel import Channel, End, exec_request
-from tartlet.guest.port_frames import Damaged, Frame, Frames, new_mark
-from tartlet.guest.port_session import TartAgent
-from tartlet.guest.tart_agent import (
+from tartlet.guest.own_agent.port_channel import Channel, End, exec_request
+from tartlet.guest.own_agent.port_frames import Damaged, Frame, Frames, new_mark
+from tartlet.guest.own_agent.port_session import TartAgent
+from tartlet.guest.own_agent.tart_agent import (
     CREDIT,
     END,
     HEADER,

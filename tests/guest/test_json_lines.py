@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tartlet.guest.json_lines import Lines, LineTooLong, PeerGone
+from tartlet.guest.qga.json_lines import Lines, LineTooLong, PeerGone
 
 pytestmark = pytest.mark.anyio
 

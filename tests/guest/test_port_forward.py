@@ -20,7 +20,7 @@ from host_agents import agent_process, agents_served
 from machines import MAC
 from scripted_qga import scripted_qga
 from tartlet.errors import FileTrouble
-from tartlet.guest.port_forward import forwarded
+from tartlet.guest.client.port_forward import forwarded
 
 pytestmark = pytest.mark.anyio
 

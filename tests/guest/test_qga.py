@@ -13,9 +13,9 @@ import anyio
 import pytest
 
 from scripted_qga import reply_to, scripted_qga
-from tartlet.guest import qga
 from tartlet.guest.errors import AgentFailed, AgentUnavailable
-from tartlet.guest.qga import QemuGuestAgent
+from tartlet.guest.qga import agent as qga
+from tartlet.guest.qga.agent import QemuGuestAgent
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,9 @@ from guest_channels import only
 from scripted_qga import MAC, reply_to, scripted_qga
 from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable, escaped
-from tartlet.guest.qga import QemuGuestAgent
-from tartlet.guest.qga_commands import QgaCommands, first_address
-from tartlet.guest.qga_messages import Address, Interface
+from tartlet.guest.qga.agent import QemuGuestAgent
+from tartlet.guest.qga.commands import QgaCommands, first_address
+from tartlet.guest.qga.messages import Address, Interface
 
 pytestmark = pytest.mark.anyio
 

@@ -22,9 +22,9 @@ import pytest
 from guest_channels import Heard, heard
 from host_agents import agent_process, agents_served
 from namespaces import namespace
-from tartlet.guest.channel import GuestChannel, connect
 from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentFailed
+from tartlet.guest.rpc.channel import GuestChannel, connect
 
 pytestmark = pytest.mark.anyio
 
@@ -329,7 +329,8 @@ async def test_a_command_of_two_megabytes_of_words(channel: GuestChannel) -> Non
 
 
 async def test_the_address_is_that_of_the_interface_with_the_mac_or_of_the_first() -> None:
-    script = "import sys; from tartlet.guest.tart_agent import address; print([address(mac) for mac in sys.argv[1:]])"
+    module = "tartlet.guest.own_agent.tart_agent"
+    script = f"import sys; from {module} import address; print([address(mac) for mac in sys.argv[1:]])"
     with namespace(uplink=True) as inside:
         assert inside.run("ip", "addr", "add", "192.0.2.8/24", "dev", "up1").returncode == 0
         mac = inside.run("cat", "/sys/class/net/up0/address").stdout.strip()

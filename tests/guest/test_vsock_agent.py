@@ -19,16 +19,16 @@ from guest_channels import heard
 from host_agents import agent_process
 from machines import MAC
 from scripted_qga import scripted_qga
-from tartlet.guest import agent_pb2
-from tartlet.guest.agents import GuestAgents, Kind
-from tartlet.guest.channel import GuestChannel, connect
 from tartlet.guest.commands import Command
 from tartlet.guest.errors import AgentCannot, AgentFailed, AgentUnavailable
-from tartlet.guest.port_session import TartAgent
-from tartlet.guest.qga import QemuGuestAgent
-from tartlet.guest.qga_commands import QgaCommands
-from tartlet.guest.service import serving
-from tartlet.guest.vsock_agent import VsockAgent
+from tartlet.guest.own_agent.port_session import TartAgent
+from tartlet.guest.qga.agent import QemuGuestAgent
+from tartlet.guest.qga.commands import QgaCommands
+from tartlet.guest.rpc import agent_pb2
+from tartlet.guest.rpc.channel import GuestChannel, connect
+from tartlet.guest.service.agents import GuestAgents, Kind
+from tartlet.guest.service.service import serving
+from tartlet.guest.service.vsock_agent import VsockAgent
 from tartlet.host.sockets import listening
 from vsock_agents import Wire, vsock_agent
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tartlet.host.paths import Home
-from tartlet.vm import config_file
 from tartlet.vm.bundle import redacted, write_bundle
 from tartlet.vm.doctor import Finding, Verdict
-from tartlet.vm.model import VmConfig
-from tartlet.vm.store import VmStore
+from tartlet.vm.stored import config_file
+from tartlet.vm.stored.model import VmConfig
+from tartlet.vm.stored.store import VmStore
 
 
 @pytest.mark.parametrize(

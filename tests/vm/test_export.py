@@ -22,9 +22,9 @@ from tartlet.host import access_time, scratch
 from tartlet.host.paths import Home
 from tartlet.image.cache.cache import ImageCache
 from tartlet.units import MIB
-from tartlet.vm.export import export
-from tartlet.vm.import_archive import import_archive
-from tartlet.vm.store import VmStore
+from tartlet.vm.images.export import export
+from tartlet.vm.images.import_archive import import_archive
+from tartlet.vm.stored.store import VmStore
 from vm_lab import Lab
 
 SUPERVISE = """

@@ -17,11 +17,11 @@ import pytest
 import host_agents
 from guest_channels import heard
 from host_agents import agent_process, agents_served
-from tartlet.guest.channel import connect
-from tartlet.guest.vsock_agent import VsockAgent
+from tartlet.guest.rpc.channel import connect
+from tartlet.guest.service.vsock_agent import VsockAgent
 from tartlet.share.arguments import Synced
-from tartlet.vm import sync
-from tartlet.vm.folder_sync import FolderSync, NothingToSync
+from tartlet.vm.running import sync
+from tartlet.vm.running.folder_sync import FolderSync, NothingToSync
 from vsock_agents import Wire, vsock_agent
 
 pytestmark = [

@@ -27,9 +27,9 @@ from tartlet.host.paths import Home
 from tartlet.image.cache.cache import ImageCache
 from tartlet.image.cache.cached_image import CachedImage, ImageMissing
 from tartlet.units import GIB, MIB
-from tartlet.vm import prune as pruning
-from tartlet.vm.prune import cache_entries, prune, reclaim
-from tartlet.vm.store import VmStore
+from tartlet.vm.images import prune as pruning
+from tartlet.vm.images.prune import cache_entries, prune, reclaim
+from tartlet.vm.stored.store import VmStore
 
 DATA = random.Random(7).randbytes(3 * MIB)
 DAY = 24 * 3600

@@ -20,10 +20,10 @@ from tartlet.host import access_time, scratch
 from tartlet.host.files import write_in_place
 from tartlet.host.locks import try_process_lock
 from tartlet.host.paths import Home
-from tartlet.vm import config_file
-from tartlet.vm.folder import Layout, VmFolder, VmIncomplete
-from tartlet.vm.model import VmConfig, VmState
-from tartlet.vm.store import VmMissing, VmRunning, VmStore
+from tartlet.vm.stored import config_file
+from tartlet.vm.stored.folder import Layout, VmFolder, VmIncomplete
+from tartlet.vm.stored.model import VmConfig, VmState
+from tartlet.vm.stored.store import VmMissing, VmRunning, VmStore
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 from lan_lab import BRIDGE, CARD, MTU, Lan, local_network
 from namespaces import Namespace, entered
 from tartlet.network import record
-from tartlet.vm.address import NoAddress
-from tartlet.vm.folder import VmFolder
+from tartlet.vm.stored.address import NoAddress
+from tartlet.vm.stored.folder import VmFolder
 from vm_lab import Lab, kill, leaving_nobody, made, until
 
 pytestmark = [pytest.mark.needs_root]

@@ -18,11 +18,11 @@ from tartlet.disk.chain import chain_of
 from tartlet.host import scratch
 from tartlet.host.paths import Home
 from tartlet.units import GB, MIB
-from tartlet.vm import config_file
-from tartlet.vm.change import Changes, change
-from tartlet.vm.folder import VmFolder
-from tartlet.vm.model import VmConfig
-from tartlet.vm.store import VmStore
+from tartlet.vm.stored import config_file
+from tartlet.vm.stored.change import Changes, change
+from tartlet.vm.stored.folder import VmFolder
+from tartlet.vm.stored.model import VmConfig
+from tartlet.vm.stored.store import VmStore
 from vm_lab import Lab, leaving_nobody, until
 
 SIZE = 3 * MIB

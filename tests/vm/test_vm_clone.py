@@ -18,9 +18,9 @@ from killed import deaths
 from tartlet.host import scratch
 from tartlet.host.paths import Home
 from tartlet.units import MIB
-from tartlet.vm import clone as cloning
-from tartlet.vm.folder import VmFolder
-from tartlet.vm.store import VmStore
+from tartlet.vm.stored import clone as cloning
+from tartlet.vm.stored.folder import VmFolder
+from tartlet.vm.stored.store import VmStore
 
 
 def names(vm: VmFolder) -> set[str]:

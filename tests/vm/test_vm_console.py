@@ -20,7 +20,7 @@ import pytest
 
 import tartlet
 from command import TART, surroundings
-from tartlet.vm.folder import VmFolder
+from tartlet.vm.stored.folder import VmFolder
 from vm_lab import HEADLESS, Lab, leaving_nobody, until
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

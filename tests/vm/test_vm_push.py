@@ -29,12 +29,12 @@ from tartlet.image.pull.pull import pull
 from tartlet.image.push.plan import DigestChosen
 from tartlet.image.registry.registry import opened
 from tartlet.units import MIB
-from tartlet.vm import config_file
-from tartlet.vm.folder import VmFolder
-from tartlet.vm.model import VmConfig
-from tartlet.vm.push import PushOptions, push
-from tartlet.vm.push_source import StackedVm
-from tartlet.vm.store import VmMissing, VmRunning, VmStore
+from tartlet.vm.images.push import PushOptions, push
+from tartlet.vm.images.push_source import StackedVm
+from tartlet.vm.stored import config_file
+from tartlet.vm.stored.folder import VmFolder
+from tartlet.vm.stored.model import VmConfig
+from tartlet.vm.stored.store import VmMissing, VmRunning, VmStore
 
 BLOBS, UPLOADS, MANIFESTS = r"/blobs/sha256", r"/blobs/uploads/", r"/manifests/"
 PIECE = 2 * MIB
@@ -159,7 +159,7 @@ async def test_a_frozen_disk_with_changes_is_not_taken_for_the_images(
     store: VmStore, name: ImageName, tmp_path: Path
 ) -> None:
     """A copy of the image's disk was written to, and then became the base of a clone."""
-    from tartlet.vm.clone import clone
+    from tartlet.vm.stored.clone import clone
 
     await push(store, "vm", [name], OPTIONS)
     vm = await cloned(store, name, "copy", shares=False)

@@ -21,8 +21,8 @@ from tartlet.disk.chain import chain_of
 from tartlet.disk.model import allocated
 from tartlet.host import scratch
 from tartlet.units import MIB
-from tartlet.vm.folder import VmFolder
-from tartlet.vm.store import VmRunning, VmStore
+from tartlet.vm.stored.folder import VmFolder
+from tartlet.vm.stored.store import VmRunning, VmStore
 from vm_lab import BACKGROUND, Lab, kill, leaving_nobody, until
 
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"

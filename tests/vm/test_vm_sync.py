@@ -25,8 +25,8 @@ from tartlet.share.sync_host import Outcome, SyncFailed, bring
 from tartlet.share.sync_host import told as sync_told
 from tartlet.share.sync_plan import Known, planned
 from tartlet.share.tree import Entry, Refused
-from tartlet.vm import sync
-from tartlet.vm.sync import synchronised
+from tartlet.vm.running import sync
+from tartlet.vm.running.sync import synchronised
 
 pytestmark = [
     pytest.mark.anyio,

@@ -11,8 +11,8 @@ import pytest
 
 from booted import Booted, booted, in_guest
 from machines import text_in
-from tartlet.guest import vsock_agent
-from tartlet.guest.vsock_agent import PORT, VsockAgent
+from tartlet.guest.service import vsock_agent
+from tartlet.guest.service.vsock_agent import PORT, VsockAgent
 from tartlet.hypervisor import plug, state_file
 from tartlet.hypervisor.devices import Slot
 from tartlet.hypervisor.plug import StillPlugged

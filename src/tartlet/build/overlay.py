@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 from tartlet.build.recipe import FILES, Recipe
-from tartlet.guest.agent_package import agent_package
+from tartlet.guest.own_agent.agent_package import agent_package
 
 _PACKAGES = "var/cache/tartlet/"
 """Where packages lie until they are installed, which is done by `hooks/customize.sh`."""

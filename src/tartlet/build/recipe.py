@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 
 from tartlet.build.mirrors import sources
 from tartlet.build.suites import Suite, architecture_named, suite_named
-from tartlet.guest.agent_package import agent_package
+from tartlet.guest.own_agent.agent_package import agent_package
 from tartlet.units import MIB
 
 FILES = Path(__file__).with_name("rootfs")

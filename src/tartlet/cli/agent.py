@@ -7,9 +7,9 @@ import click
 from tartlet.cli.candidates import running_vms
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb, VerbGroup
-from tartlet.vm.folder import VmFolder
-from tartlet.vm.model import VmState
-from tartlet.vm.store import VmNotRunning
+from tartlet.vm.stored.folder import VmFolder
+from tartlet.vm.stored.model import VmState
+from tartlet.vm.stored.store import VmNotRunning
 
 
 @click.command("install", cls=Verb)
@@ -33,9 +33,9 @@ def install(app: App, name: str, *, user: str | None) -> None:
 
 
 async def _install(vm: VmFolder, user: str | None) -> None:
-    from tartlet.guest.agent_install import install_agent, install_agent_by_ssh
+    from tartlet.guest.client.agent_install import install_agent, install_agent_by_ssh
     from tartlet.network import record
-    from tartlet.vm.address import wait_for_address
+    from tartlet.vm.stored.address import wait_for_address
 
     if user is None:
         await install_agent(vm.path)

@@ -12,7 +12,7 @@ from tartlet.errors import UserError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from tartlet.vm.folder import VmFolder
+    from tartlet.vm.stored.folder import VmFolder
 
 STANDING = ("--help", "--help-hidden", "--version", "--generate-completion-script")
 
@@ -59,7 +59,7 @@ def _vms() -> list[VmFolder]:
     """All local VMs; nothing is made or collected in the home for a mere key press."""
     from tartlet.host.paths import Home
     from tartlet.settings import Settings
-    from tartlet.vm.store import VmStore
+    from tartlet.vm.stored.store import VmStore
 
     try:
         return VmStore(Home(Settings.read().home)).all()

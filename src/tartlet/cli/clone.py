@@ -16,7 +16,7 @@ from tartlet.units import GIB, human_size
 
 if TYPE_CHECKING:
     from tartlet.image.format.reference import ImageName
-    from tartlet.vm.clone import Clone
+    from tartlet.vm.stored.clone import Clone
 
 _TRIES = 3
 
@@ -53,8 +53,8 @@ def command(
     """
     del deduplicate
     from tartlet.image.format.reference import looks_remote, parse
-    from tartlet.vm.clone import clone
-    from tartlet.vm.model import checked_new_name
+    from tartlet.vm.stored.clone import clone
+    from tartlet.vm.stored.model import checked_new_name
 
     checked_new_name(new_name)
     remote = looks_remote(source)
@@ -74,7 +74,7 @@ def command(
 def _from_image(app: App, name: ImageName, new_name: str, insecure: bool, concurrency: int, format_: str) -> Clone:
     """Clone an image, pulling it as often as somebody removes it before it is cloned."""
     from tartlet.image.cache.cached_image import ImageMissing
-    from tartlet.vm.clone_image import clone_image
+    from tartlet.vm.images.clone_image import clone_image
 
     for _ in range(_TRIES):
         if app.images.cached(name) is None:
@@ -90,7 +90,7 @@ def _from_image(app: App, name: ImageName, new_name: str, insecure: bool, concur
 
 def _make_room(app: App, made: Clone, limit: int) -> None:
     """The VM is there: that no room could be made for it is said, and no failure."""
-    from tartlet.vm.room_to_grow import make_room_to_grow
+    from tartlet.vm.images.room_to_grow import make_room_to_grow
 
     try:
         for one in make_room_to_grow(app.uncollected_store, made.source, limit):

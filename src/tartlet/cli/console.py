@@ -21,7 +21,7 @@ def command(app: App, name: str) -> None:
 
     import anyio
 
-    from tartlet.vm.attach import attach
+    from tartlet.vm.control.attach import attach
 
     def greet() -> None:
         click.echo(f"Attached to the serial console of {name}. Ctrl+] detaches.", err=True)

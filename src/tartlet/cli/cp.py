@@ -11,8 +11,8 @@ from tartlet.cli.candidates import files
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.errors import InvalidArgument
-from tartlet.vm.model import VmState
-from tartlet.vm.store import VmNotRunning
+from tartlet.vm.stored.model import VmState
+from tartlet.vm.stored.store import VmNotRunning
 
 
 @click.command("cp", cls=Verb)
@@ -40,8 +40,8 @@ def command(app: App, source: str, target: str, *, user: str) -> None:
 
     import anyio
 
-    from tartlet.guest.channel import connect
-    from tartlet.guest.copying import copy_from, copy_into
+    from tartlet.guest.client.copying import copy_from, copy_into
+    from tartlet.guest.rpc.channel import connect
 
     async def work() -> None:
         async with connect(vm.path) as channel:

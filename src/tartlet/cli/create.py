@@ -16,7 +16,7 @@ from tartlet.errors import InvalidArgument
 from tartlet.units import GB
 
 if TYPE_CHECKING:
-    from tartlet.vm.create import FirstBoot
+    from tartlet.vm.stored.create import FirstBoot
 
 DEFAULT_SIZE = 50
 """Gigabytes of a disk whose size nobody asked for."""
@@ -87,8 +87,8 @@ def command(
     A stopped VM of that name is replaced. The guests of --from-distro and --from-image have the user admin with the
     password admin.
     """
-    from tartlet.vm.create import create_empty
-    from tartlet.vm.model import checked_new_name
+    from tartlet.vm.stored.create import create_empty
+    from tartlet.vm.stored.model import checked_new_name
 
     checked_new_name(name)
     _check_kind(linux=linux, from_ipsw=from_ipsw, disk_format=disk_format)
@@ -146,7 +146,7 @@ def _check_filled(*, distro: str | None, image: str | None, checksum: str | None
 def _first_boot(user_data: str | None, ssh_key: str | None) -> FirstBoot:
     """Read before anything is made. Raises FileTrouble, InvalidArgument."""
     from tartlet.build.user_data import read_ssh_keys, read_user_data
-    from tartlet.vm.create import FirstBoot
+    from tartlet.vm.stored.create import FirstBoot
 
     return FirstBoot(
         user_data=None if user_data is None else read_user_data(Path(user_data)),
@@ -171,7 +171,7 @@ def _create_filled(
 
     from tartlet.build.checksum import Checksum
     from tartlet.cli.progress import ProgressLines
-    from tartlet.vm.create import create_from_distro, create_from_image
+    from tartlet.vm.stored.create import create_from_distro, create_from_image
 
     report = ProgressLines(plain=app.settings.plain_progress).report
     expected = None if checksum is None else Checksum.parse(checksum)

@@ -9,8 +9,8 @@ from tartlet.cli.numbers import AT_LEAST_ONE
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.errors import InvalidArgument
-from tartlet.vm.model import VmState
-from tartlet.vm.store import VmNotRunning
+from tartlet.vm.stored.model import VmState
+from tartlet.vm.stored.store import VmNotRunning
 
 
 @click.command("exec", cls=Verb, context_settings={"allow_interspersed_args": False})
@@ -65,8 +65,8 @@ def command(
 
     import anyio
 
+    from tartlet.guest.client.exec_session import exec_in_terminal
     from tartlet.guest.commands import Command
-    from tartlet.guest.exec_session import exec_in_terminal
 
     asked = Command(
         name=remote[0],

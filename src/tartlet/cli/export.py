@@ -21,7 +21,7 @@ def command(app: App, name: str, path: str | None) -> None:
 
     A file that is named is replaced without a question.
     """
-    from tartlet.vm.export import export
+    from tartlet.vm.images.export import export
 
     store = app.store
     target = Path(path) if path is not None else Path(f"{name}.tvm")

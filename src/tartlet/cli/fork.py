@@ -25,7 +25,7 @@ def command(ctx: click.Context, name: str, new_names: tuple[str, ...]) -> None:
 
     import anyio
 
-    from tartlet.vm.fork import fork
+    from tartlet.vm.control.fork import fork
 
     failed = False
     for result in anyio.run(fork, app.store, name, new_names):

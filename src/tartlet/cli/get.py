@@ -13,10 +13,10 @@ from tartlet.cli.output import json_text, table
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.units import GB, MIB, human_size
-from tartlet.vm import config_file
-from tartlet.vm.listing import image_sizes, sizes
-from tartlet.vm.model import VmConfig, VmState
-from tartlet.vm.snapshot_names import snapshots
+from tartlet.vm.stored import config_file
+from tartlet.vm.stored.listing import image_sizes, sizes
+from tartlet.vm.stored.model import VmConfig, VmState
+from tartlet.vm.stored.snapshot_names import snapshots
 
 if TYPE_CHECKING:
     from tartlet.image.cache.cached_image import CachedImage

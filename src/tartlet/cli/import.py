@@ -20,8 +20,8 @@ def command(app: App, path: str, name: str) -> None:
 
     A stopped VM of that name is replaced.
     """
-    from tartlet.vm.import_archive import import_archive
-    from tartlet.vm.model import checked_new_name
+    from tartlet.vm.images.import_archive import import_archive
+    from tartlet.vm.stored.model import checked_new_name
 
     checked_new_name(name)
     store = app.store

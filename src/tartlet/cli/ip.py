@@ -28,6 +28,6 @@ def command(app: App, name: str, *, wait: int, resolver: str | None) -> None:
     import anyio
 
     from tartlet.network.lookup.resolve import Resolver
-    from tartlet.vm.address import wait_for_address
+    from tartlet.vm.stored.address import wait_for_address
 
     click.echo(anyio.run(wait_for_address, vm, Resolver(resolver) if resolver else None, wait))

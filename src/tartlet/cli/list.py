@@ -11,8 +11,8 @@ from tartlet.cli.output import json_text, table
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.units import human_age, human_size
-from tartlet.vm.listing import Entry, image_entries, local_entries
-from tartlet.vm.model import VmState
+from tartlet.vm.stored.listing import Entry, image_entries, local_entries
+from tartlet.vm.stored.model import VmState
 
 _TITLES = ("Source", "Name", "Disk", "Size", "Accessed", "State")
 

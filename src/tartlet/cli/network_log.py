@@ -30,7 +30,7 @@ async def _printed(app: App, name: str, follow: bool, format_: str) -> None:
     import json
     from dataclasses import asdict
 
-    from tartlet.vm.refusals import refusals
+    from tartlet.vm.stored.refusals import refusals
 
     async for refusal in refusals(app.store.find(name), follow=follow):
         click.echo(json.dumps(asdict(refusal)) if format_ == JSON else str(refusal))

@@ -16,7 +16,7 @@ from tartlet.network.rules.filter_state import FilterState
 from tartlet.network.status import NetworkedVm, SharedNetwork
 
 if TYPE_CHECKING:
-    from tartlet.vm.bridged import BridgedVm
+    from tartlet.vm.stored.bridged import BridgedVm
 
 _TITLES = ("Network", "Backend", "Kind", "VM", "Address", "MAC", "Allow", "Block", "Revision", "Refused", "Forged")
 _NOTHING = "-"
@@ -37,8 +37,8 @@ def status(app: App, *, format_: str) -> None:
 
     from tartlet.network import preferences
     from tartlet.network.status import shared_networks
-    from tartlet.vm.bridged import bridged_vms
-    from tartlet.vm.filter_state import filter_states
+    from tartlet.vm.control.filter_state import filter_states
+    from tartlet.vm.stored.bridged import bridged_vms
 
     settings = preferences.shown(preferences.read(), preferences.read(preferences.SYSTEM_FILE))
     networks = anyio.run(shared_networks)

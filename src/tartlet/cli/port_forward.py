@@ -10,9 +10,9 @@ from tartlet.cli.candidates import running_vms
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.errors import InvalidArgument
-from tartlet.vm.folder import VmFolder
-from tartlet.vm.model import VmState
-from tartlet.vm.store import VmNotRunning
+from tartlet.vm.stored.folder import VmFolder
+from tartlet.vm.stored.model import VmState
+from tartlet.vm.stored.store import VmNotRunning
 
 
 @click.command("port-forward", cls=Verb)
@@ -48,7 +48,7 @@ def command(app: App, name: str, ports: tuple[str, ...], *, address: str) -> Non
 
 
 async def _forward(vm: VmFolder, address: str, pairs: list[tuple[int, int]]) -> None:
-    from tartlet.guest.port_forward import forwarded
+    from tartlet.guest.client.port_forward import forwarded
     from tartlet.host.watched import watched
 
     def note(text: str) -> None:

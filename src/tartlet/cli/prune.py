@@ -65,7 +65,7 @@ def command(
             "there is nothing to do without a criterion", "give --older-than, --space-budget, --gc or several of them"
         )
 
-    from tartlet.vm.prune import prune
+    from tartlet.vm.images.prune import prune
 
     decisions = prune(
         app.uncollected_store if dry_run else app.store,

@@ -14,11 +14,11 @@ from tartlet.host.heap import tune_memory
 from tartlet.image.format.reference import ImageName
 from tartlet.image.pull.pull import Pulled
 from tartlet.units import human_size
-from tartlet.vm.pull import pull
+from tartlet.vm.images.pull import pull
 
 
 def pulled(app: App, name: ImageName, insecure: bool, at_once: int, format_: str) -> None:
-    """Pull an image, show how far it is and tell what it came to. Raises as `tartlet.vm.pull.pull` does."""
+    """Pull an image, show how far it is and tell what it came to. Raises as `tartlet.vm.images.pull.pull` does."""
     tune_memory()
     with _said_when_interrupted(name):
         anyio.run(_pulled, app, name, insecure, at_once, format_)

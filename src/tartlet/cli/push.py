@@ -65,7 +65,7 @@ def command(
     from tartlet.host.heap import tune_memory
     from tartlet.image.format.manifest import parse_labels
     from tartlet.image.format.reference import parse
-    from tartlet.vm.push import PushOptions, push
+    from tartlet.vm.images.push import PushOptions, push
 
     options = PushOptions(
         insecure=insecure,

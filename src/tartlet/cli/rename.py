@@ -7,7 +7,7 @@ import click
 from tartlet.cli.candidates import local_vms
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
-from tartlet.vm.model import checked_new_name
+from tartlet.vm.stored.model import checked_new_name
 
 
 @click.command("rename", cls=Verb)

@@ -1,4 +1,4 @@
-"""`tart run`: the words. What they set going is `tartlet.vm.supervisor`."""
+"""`tart run`: the words. What they set going is `tartlet.vm.running.supervisor`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tartlet.cli.numbers import SECONDS
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.errors import InvalidArgument, UserError
-from tartlet.vm.folder import VmIncomplete
-from tartlet.vm.store import VmMissing
+from tartlet.vm.stored.folder import VmIncomplete
+from tartlet.vm.stored.store import VmMissing
 
 if TYPE_CHECKING:
-    from tartlet.vm.detach import Background
-    from tartlet.vm.folder import VmFolder
-    from tartlet.vm.options import RunOptions
+    from tartlet.vm.control.detach import Background
+    from tartlet.vm.planning.options import RunOptions
+    from tartlet.vm.stored.folder import VmFolder
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
@@ -141,7 +141,7 @@ def command(
     Ctrl+C, or 'tart stop', cuts its power. The exit code is 0 however the VM ended; 'tart wait' tells how.
     """
     from tartlet.cli import run_rules
-    from tartlet.vm.options import RunOptions
+    from tartlet.vm.planning.options import RunOptions
 
     if wait_ready and not detach:
         raise InvalidArgument("--wait-ready needs --detach", "without it the command stays until the VM ends")
@@ -158,7 +158,7 @@ def command(
 def _supervise(app: App, vm: VmFolder, options: RunOptions, background: Background | None) -> None:
     import anyio
 
-    from tartlet.vm.supervisor import Told, supervise
+    from tartlet.vm.running.supervisor import Told, supervise
 
     told = Told(announce=_tell)
     if background is not None:
@@ -184,6 +184,6 @@ def _tell(line: str) -> None:
 
 def _background(vm: VmFolder, wait_ready: bool, limit: int | None) -> Background:
     """Fork, before anything here has threads or an event loop; only the child returns."""
-    from tartlet.vm.detach import READY_TIMEOUT, into_background
+    from tartlet.vm.control.detach import READY_TIMEOUT, into_background
 
     return into_background(vm, until_agent=wait_ready, patience=limit or READY_TIMEOUT)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from tartlet.errors import InvalidArgument
 from tartlet.network.policy.policy import Policy
-from tartlet.vm.model import VmConfig, VmState, host_arch
-from tartlet.vm.options import RunOptions
+from tartlet.vm.planning.options import RunOptions
+from tartlet.vm.stored.model import VmConfig, VmState, host_arch
 
 _OTHER_ARCH = {"amd64": "arm64", "arm64": "amd64"}
 

@@ -34,7 +34,7 @@ def command(app: App, name: str, path: str | None) -> None:
 
     import anyio
 
-    from tartlet.vm.screen import screenshot
+    from tartlet.vm.control.screen import screenshot
 
     picture = anyio.run(screenshot, vm)
     if path == "-":

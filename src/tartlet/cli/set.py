@@ -11,7 +11,7 @@ from tartlet.cli.numbers import U16, U64
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
 from tartlet.units import GB, MIB
-from tartlet.vm.model import VmState
+from tartlet.vm.stored.model import VmState
 
 
 @click.command("set", cls=Verb)
@@ -54,7 +54,7 @@ def command(
     What is not named stays as it is. A running VM sees a larger disk and less memory at once, other changes when it is
     started the next time; those are named on standard error.
     """
-    from tartlet.vm.change import Changes, change
+    from tartlet.vm.stored.change import Changes, change
 
     changes = Changes(
         cpu=cpu,
@@ -71,7 +71,7 @@ def command(
 
     import anyio
 
-    from tartlet.vm.change_live import change_running
+    from tartlet.vm.control.change_live import change_running
 
     for note in anyio.run(change_running, app.store, name, changes):
         click.echo(note, err=True)

@@ -15,7 +15,7 @@ from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb, VerbGroup
 
 if TYPE_CHECKING:
-    from tartlet.vm.snapshot_names import Snapshot
+    from tartlet.vm.stored.snapshot_names import Snapshot
 
 _Decorated = Callable[..., Any]
 
@@ -39,7 +39,7 @@ def create(app: App, name: str, tag: str | None) -> None:
     """
     import anyio
 
-    from tartlet.vm.snapshot import create_snapshot
+    from tartlet.vm.control.snapshot import create_snapshot
 
     click.echo(anyio.run(create_snapshot, app.store, name, tag).tag)
 
@@ -50,7 +50,7 @@ def create(app: App, name: str, tag: str | None) -> None:
 @click.pass_obj
 def list_(app: App, name: str, format_: str) -> None:
     """List the snapshots of a VM, the oldest first."""
-    from tartlet.vm.snapshot_names import snapshots
+    from tartlet.vm.stored.snapshot_names import snapshots
 
     found = snapshots(app.store.open(name))
     if format_ == JSON:
@@ -73,7 +73,7 @@ def restore(app: App, name: str, tag: str | None) -> None:
 
     After a snapshot with memory the VM is suspended, and its next run goes on there.
     """
-    from tartlet.vm.snapshot import restore_snapshot
+    from tartlet.vm.control.snapshot import restore_snapshot
 
     snapshot = restore_snapshot(app.store, name, tag)
     state = "suspended" if snapshot.memory else "stopped"
@@ -86,7 +86,7 @@ def restore(app: App, name: str, tag: str | None) -> None:
 @click.pass_obj
 def delete(app: App, name: str, tag: str) -> None:
     """Delete a snapshot; the VM stays as it is."""
-    from tartlet.vm.snapshot import delete_snapshot
+    from tartlet.vm.control.snapshot import delete_snapshot
 
     delete_snapshot(app.store, name, tag)
 

@@ -21,6 +21,6 @@ def command(app: App, name: str, timeout: int) -> None:
 
     Its power is cut at once, without asking the guest. Stopping a suspended VM throws its saved state away.
     """
-    from tartlet.vm.stop import stop
+    from tartlet.vm.control.stop import stop
 
     stop(app.store.open(name), timeout)

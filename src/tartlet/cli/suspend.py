@@ -19,6 +19,6 @@ def command(app: App, name: str) -> None:
     """
     import anyio
 
-    from tartlet.vm.stop import request_suspend
+    from tartlet.vm.control.stop import request_suspend
 
     anyio.run(request_suspend, app.store.open(name))

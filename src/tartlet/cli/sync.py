@@ -23,7 +23,7 @@ def command(app: App, name: str) -> None:
     import anyio
 
     from tartlet.guest.errors import escaped
-    from tartlet.vm.sync_now import sync_now
+    from tartlet.vm.control.sync_now import sync_now
 
     for done in anyio.run(sync_now, vm):
         click.echo(f"{done.path}: {done.brought} brought from the guest, {done.sent} copied into it")

@@ -19,6 +19,6 @@ def command(app: App, name: str, timeout: int | None) -> None:
 
     Of a VM that does not run, prints at once how its last run ended.
     """
-    from tartlet.vm.stop import wait_until_stopped
+    from tartlet.vm.control.stop import wait_until_stopped
 
     click.echo(wait_until_stopped(app.store.open(name), timeout).said())

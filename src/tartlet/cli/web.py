@@ -26,7 +26,7 @@ def command(app: App, name: str) -> None:
     import anyio
 
     from tartlet.console.opener import has_desktop
-    from tartlet.vm.web import open_web, web_link
+    from tartlet.vm.control.web_link import open_web, web_link
 
     click.echo(anyio.run(web_link, vm))
     if sys.stdout.isatty() and not app.settings.plain_progress and has_desktop(os.environ):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tartlet.host.paths import Home
     from tartlet.image.cache.cache import ImageCache
     from tartlet.settings import Settings
-    from tartlet.vm.store import VmStore
+    from tartlet.vm.stored.store import VmStore
 
 
 class App:
@@ -42,7 +42,7 @@ class App:
     @cached_property
     def uncollected_store(self) -> VmStore:
         """The local VMs, for a verb that may go on with what an earlier call left in `tmp`. Raises FileTrouble."""
-        from tartlet.vm.store import VmStore
+        from tartlet.vm.stored.store import VmStore
 
         return VmStore(self.home)
 

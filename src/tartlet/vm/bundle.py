@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tartlet.errors import FileTrouble
 from tartlet.vm.doctor import Finding
-from tartlet.vm.folder import VmFolder
-from tartlet.vm.store import VmStore
+from tartlet.vm.stored.folder import VmFolder
+from tartlet.vm.stored.store import VmStore
 
 _TAIL = 256 * 1024
 """Bytes taken of each log."""

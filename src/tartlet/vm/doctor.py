@@ -14,10 +14,10 @@ from tartlet.host.locks import try_file_lock
 from tartlet.hypervisor import accel, firmware, qemu
 from tartlet.units import human_count, human_size
 from tartlet.version import PRINTED_VERSION
-from tartlet.vm.ended import Ending, last_run
-from tartlet.vm.folder import VmFolder
-from tartlet.vm.model import VmState, host_arch
-from tartlet.vm.store import VmStore
+from tartlet.vm.stored.ended import Ending, last_run
+from tartlet.vm.stored.folder import VmFolder
+from tartlet.vm.stored.model import VmState, host_arch
+from tartlet.vm.stored.store import VmStore
 from tartlet.vsock import slot
 
 _LITTLE_SPACE = 5 * 1000**3
@@ -241,8 +241,8 @@ def _channel(vm: VmFolder) -> Iterator[Finding]:
     """Whether commands get into a running VM, tried out through its control socket."""
     import anyio
 
-    from tartlet.guest.agents import Kind
-    from tartlet.guest.vsock_agent import PORT as VSOCK_PORT
+    from tartlet.guest.service.agents import Kind
+    from tartlet.guest.service.vsock_agent import PORT as VSOCK_PORT
 
     topic = f"VM {vm.name}"
     try:
@@ -267,9 +267,9 @@ def _channel(vm: VmFolder) -> Iterator[Finding]:
 
 
 async def _agent_tried(vm: VmFolder) -> tuple[str | None, str | None, str]:
-    from tartlet.guest.channel import connect
     from tartlet.guest.commands import Command
     from tartlet.guest.errors import escaped
+    from tartlet.guest.rpc.channel import connect
 
     said = bytearray()
 
