@@ -9,7 +9,8 @@ import click
 
 from tartlet.cli.help_screen import screen
 from tartlet.cli.main import PROGRAM
-from tartlet.cli.verbs import HIDDEN, VERBS, Tart
+from tartlet.cli.verb_table import HIDDEN, VERBS
+from tartlet.cli.verbs import Tart
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
 

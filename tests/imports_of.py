@@ -40,6 +40,12 @@ def layers_imported(module: Path) -> Iterator[tuple[int, str]]:
         yield line, name.split(".")[1] if "." in name else "__init__"
 
 
+def modules_imported(module: Path) -> set[str]:
+    """The dotted names of everything of ours that a module imports."""
+    package = ".".join((PACKAGE, *module.relative_to(ROOT).parent.parts))
+    return {name for _, name in imports_in(module.read_text(), package)}
+
+
 def folders_imported(module: Path) -> Iterator[str]:
     """Of each import of ours in a module of a folder within a layer: the third word of its dotted name."""
     package = ".".join((PACKAGE, *module.relative_to(ROOT).parent.parts))
@@ -56,7 +62,7 @@ def _names(node: ast.AST, package: str) -> Iterator[str]:
         case ast.ImportFrom(module=module, names=names, level=level):
             base = _base(package, module, level)
             # `from tartlet import vm` imports tartlet.vm; a name that is no module is one of the package itself.
-            yield from (f"{base}.{alias.name}" if base == PACKAGE and _is_part(alias.name) else base for alias in names)
+            yield from (f"{base}.{alias.name}" if _is_part(base, alias.name) else base for alias in names)
         case ast.Call(func=ast.Name("import_module") | ast.Attribute(attr="import_module"), args=[ast.Constant(value)]):
             yield str(value)
         case _:
@@ -70,5 +76,6 @@ def _base(package: str, module: str | None, level: int) -> str:
     return ".".join([*above, module] if module else above)
 
 
-def _is_part(name: str) -> bool:
-    return (ROOT / name).is_dir() or (ROOT / f"{name}.py").exists()
+def _is_part(package: str, name: str) -> bool:
+    inside = Path(ROOT.parent, *package.split("."), name)
+    return inside.is_dir() or inside.with_suffix(".py").exists()

@@ -48,7 +48,7 @@ PUBLIC = {
     "tartlet.image.format.reference": {"ImageName"},
     "tartlet.image.credentials.secret": {"Credentials"},
     "tartlet.image.sign_in": {"CredentialStore", "InvalidCredentials", "log_in", "log_out"},
-    "tartlet.network.rules.filter_state": {"FilterState"},
+    "tartlet.network.filter_state": {"FilterState"},
     "tartlet.network.cards.interfaces": {
         "HostInterface",
         "InterfaceKind",

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
         InterfaceUnfit,
         bridged_interfaces,
     )
+    from tartlet.network.filter_state import FilterState
     from tartlet.network.install.setup import SystemChange, network_remove, network_setup
-    from tartlet.network.rules.filter_state import FilterState
     from tartlet.network.rules.refusals import Refusal
     from tartlet.network.status import NetworkedVm, SharedNetwork, change_setting, reset_setting, shared_networks
     from tartlet.settings import Settings
@@ -116,7 +116,7 @@ _MODULES = {
     "image.pull.pull": ("Pulled",),
     "image.push.push": ("Pushed",),
     "image.sign_in": ("CredentialStore", "InvalidCredentials", "log_in", "log_out"),
-    "network.rules.filter_state": ("FilterState",),
+    "network.filter_state": ("FilterState",),
     "network.cards.interfaces": (
         "HostInterface",
         "InterfaceKind",

@@ -9,7 +9,8 @@ import pytest
 
 from tartlet.cli.help_screen import screen, terminal_width
 from tartlet.cli.main import PROGRAM, code_of
-from tartlet.cli.verbs import HIDDEN, VERBS, Tart
+from tartlet.cli.verb_table import HIDDEN, VERBS
+from tartlet.cli.verbs import Tart
 
 ALL = sorted((*VERBS, *HIDDEN))
 

@@ -11,7 +11,7 @@ from machines import text_in
 from network_lab import GATEWAY, GATEWAY_MAC, VM_ADDRESS, VM_MAC, Lab, laid_out, syn_frame, udp_frame
 from raw_frames import ICMP, IPV4, ethernet, ipv4, ping
 from tartlet.network.policy.policy import Policy
-from tartlet.network.rules.filter_state import state_of
+from tartlet.network.rules.filter import state_of
 from tartlet.network.rules.refusals import Refusal, logged, read, recorded
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_root]

@@ -89,7 +89,7 @@ def verbs(ctx: click.Context, param: click.Parameter | None, incomplete: str) ->
     """The verbs of the command."""
     from click.shell_completion import CompletionItem
 
-    from tartlet.cli.verbs import VERBS
+    from tartlet.cli.verb_table import VERBS
 
     return [CompletionItem(name, help=line) for name, line in VERBS.items() if name.startswith(incomplete)]
 

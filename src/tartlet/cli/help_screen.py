@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
 
 import click
-
-from tartlet.cli.verbs import Tart
-from tartlet.cli.words import VerbGroup
 
 _INDENT = 26
 """Where the text beside a label begins."""
@@ -25,6 +23,15 @@ _STANDING_HIDDEN = (
     ("--help-hidden", "Show help with the hidden options."),
     ("--generate-completion-script [<shell>]", "Print the completion script for bash, zsh or fish."),
 )
+
+
+@runtime_checkable
+class HasVerbs(Protocol):
+    """A command whose first word chooses one of its own."""
+
+    def overviews(self) -> Iterable[tuple[str, str]]:
+        """Each of those and its line."""
+        ...
 
 
 def terminal_width() -> int:
@@ -46,11 +53,11 @@ def screen(command: click.Command, ctx: click.Context, *, hidden: bool, width: i
         _block("ARGUMENTS:", _arguments(command, ctx), width),
         _block("OPTIONS:", _options(command, ctx, hidden=hidden), width),
     ]
-    if isinstance(command, Tart | VerbGroup):
+    if isinstance(command, HasVerbs):
         blocks.append(_block("SUBCOMMANDS:", command.overviews(), width))
-        path = ctx.command_path.removeprefix(f"{ctx.find_root().command_path} ")
-        words = "" if isinstance(command, Tart) else f"{path} "
-        blocks.append(f"  See '{ctx.find_root().command_path} help {words}<subcommand>' for detailed help.")
+        program = ctx.find_root().command_path
+        words = ctx.command_path.removeprefix(program).strip()
+        blocks.append(f"  See '{' '.join(filter(None, (program, 'help', words)))} <subcommand>' for detailed help.")
     return "\n\n".join(block for block in blocks if block)
 
 

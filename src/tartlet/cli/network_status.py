@@ -12,7 +12,7 @@ from tartlet.cli.formats import JSON, format_option
 from tartlet.cli.output import json_text, table
 from tartlet.cli.wiring import App
 from tartlet.cli.words import Verb
-from tartlet.network.rules.filter_state import FilterState
+from tartlet.network.filter_state import FilterState
 from tartlet.network.status import NetworkedVm, SharedNetwork
 
 if TYPE_CHECKING:

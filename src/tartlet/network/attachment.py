@@ -15,7 +15,7 @@ from tartlet.network.lookup.leases import mac_bytes
 from tartlet.network.record import NetworkRecord
 
 if TYPE_CHECKING:
-    from tartlet.network.rules.filter_state import FilterState
+    from tartlet.network.filter_state import FilterState
 
 SSH = 22
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - where exposed ports are reached

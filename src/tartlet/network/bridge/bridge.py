@@ -33,7 +33,7 @@ from tartlet.network.bridge.host_line import NAME, HostLine, HostPlace, host_joi
 from tartlet.network.policy.policy import policy_for
 from tartlet.network.record import NetworkRecord
 from tartlet.network.rules.control import controlled
-from tartlet.network.rules.filter_state import state_of
+from tartlet.network.rules.filter import state_of
 from tartlet.network.rules.refusals import recorded
 from tartlet.network.shared import links, splice, wire
 from tartlet.network.shared.keepers import Keeper

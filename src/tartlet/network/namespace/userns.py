@@ -35,8 +35,7 @@ from tartlet.network.namespace.line import Line, Place, joined
 from tartlet.network.policy.policy import Policy, policy_for
 from tartlet.network.record import NetworkRecord
 from tartlet.network.rules.control import controlled
-from tartlet.network.rules.filter import filtered
-from tartlet.network.rules.filter_state import state_of
+from tartlet.network.rules.filter import filtered, state_of
 from tartlet.network.rules.name_watch import names_watched
 from tartlet.network.rules.nft import Rules, kernel_rules
 from tartlet.network.rules.refusals import recorded

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import anyio
 
 from tartlet.network.attachment import NetworkLost
+from tartlet.network.filter_state import FilterState
 from tartlet.network.policy.dns_answers import Found
 from tartlet.network.policy.policy import Policy
 from tartlet.network.policy.targets import Ports, Way
@@ -66,6 +67,17 @@ class VmFilter(Protocol):
     async def hits(self) -> dict[str, int]:
         """How many frames were dropped, by reason. Raises UserError."""
         ...
+
+
+async def state_of(filter_: VmFilter) -> FilterState:
+    """What a filter does; asks the kernel, some milliseconds. Raises RulesRefused, NetworkLost."""
+    policy = filter_.policy
+    return FilterState(
+        allow=None if policy is None else tuple(str(target) for target in policy.allow),
+        block=None if policy is None else tuple(str(target) for target in policy.block),
+        revision=filter_.revision,
+        dropped=await filter_.hits(),
+    )
 
 
 class Filter:

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from tartlet.network.rules.filter_state import FilterState
+from tartlet.network.filter_state import FilterState
 from tartlet.vm.control.ask import Refused, SupervisorGone, asked
 from tartlet.vm.stored.folder import VmFolder
 from tartlet.vm.stored.store import VmNotRunning, VmStore

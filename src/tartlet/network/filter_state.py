@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tartlet.network.rules.filter import VmFilter
-
 _FORGED = ("foreign_mac", "false_arp", "foreign_source")
 _REFUSED = "refused_packets"
 
@@ -32,14 +30,3 @@ class FilterState:
     def refused(self) -> int:
         """Packets to places that the policy closes."""
         return self.dropped.get(_REFUSED, 0)
-
-
-async def state_of(filter_: VmFilter) -> FilterState:
-    """Ask the kernel; some milliseconds. Raises RulesRefused, NetworkLost."""
-    policy = filter_.policy
-    return FilterState(
-        allow=None if policy is None else tuple(str(target) for target in policy.allow),
-        block=None if policy is None else tuple(str(target) for target in policy.block),
-        revision=filter_.revision,
-        dropped=await filter_.hits(),
-    )
