@@ -15,6 +15,11 @@ class UserError(Exception):
         super().__init__(message)
         self.hint = hint
 
+    @property
+    def gist(self) -> str:
+        """What it comes to: of what fails side by side with the same gist only the first is worth telling."""
+        return str(self)
+
 
 class InvalidArgument(UserError):
     """A word of the caller that breaks a rule; the command treats it as wrong usage."""

@@ -114,6 +114,30 @@ async def test_a_registry_that_wants_a_login_is_told_with_what_to_do(home: Path,
     assert "s3cr:t" not in done.out + done.err
 
 
+async def test_a_name_that_the_registry_cannot_have_is_told_once_with_what_to_do(home: Path, before: Front) -> None:
+    done = await called(home, "push", "--insecure", "vm", f"{before.host}/Upper/Case:1")
+    assert done.code == 1
+    told, hint = done.err.splitlines()
+    assert "/v2/Upper/Case/blobs/uploads/ with 404" in told
+    assert "lower-case" in hint
+
+
+async def test_labels_for_an_image_that_has_its_own_are_refused_in_words(home: Path, before: Front) -> None:
+    await called(home, "push", "vm", f"{before.host}/l/vm:1", "--insecure", "--populate-cache")
+    done = await called(home, "push", f"{before.host}/l/vm:1", f"{before.host}/l/vm:2", "--insecure", "--label", "a=b")
+    assert (done.code, done.err.splitlines()) == (
+        0,
+        ["--label changes nothing: an image of a registry keeps the labels that it has"],
+    )
+
+
+async def test_one_reason_for_several_failures_is_told_once(home: Path, before: Front) -> None:
+    before.faults.append(Fault("HEAD", r"/blobs/", times=100, status=403))
+    done = await called(home, "push", "--insecure", "vm", f"{before.host}/e/vm:1")
+    assert done.code == 1
+    assert len(done.err.splitlines()) == 2
+
+
 async def test_a_registry_that_refuses_is_told(home: Path, before: Front) -> None:
     before.faults.append(Fault("PUT", r"/blobs/uploads/", times=100, status=413))
     done = await called(home, "push", "--insecure", "vm", f"{before.host}/d/vm:1")

@@ -39,7 +39,7 @@ from tartlet.image.format.manifest import (
 from tartlet.image.format.piece_writer import CorruptBlob
 from tartlet.image.format.reference import ImageName
 from tartlet.image.progress import TransferProgress
-from tartlet.image.pull.pull import SPARE_ROOM, Pulled, pull
+from tartlet.image.pull.pull import LEAST_ROOM, SPARE_ROOM, Pulled, pull
 from tartlet.image.pull.reuse import LocalDisk
 from tartlet.image.registry import registry
 from tartlet.image.registry.bodies import from_bytes
@@ -193,7 +193,7 @@ async def test_a_moved_tag_replaces_the_old_image_which_is_the_first_to_go(
     with disk.open("r+b") as file:
         file.write(b"new")
     new = await pull(cache, repository, await _tagged(repository, disk), make_room=make_room)
-    assert seen == [0]
+    assert seen[0] > 0 == seen[1]
     assert cache.images() == [new.image]
 
 
@@ -209,7 +209,7 @@ async def test_the_room_that_is_asked_for_leaves_out_zeros_and_what_is_there(
     empty = disk_file(tmp_path / "empty.img", 500 * MIB, {200 * MIB: b"data"})
     await pushed(repository, "one", empty, piece=100 * MIB)
     await pull(cache, repository, named(repository), make_room=asked.append)
-    assert asked == [100 * MIB + SPARE_ROOM]
+    assert asked == [LEAST_ROOM, 100 * MIB + SPARE_ROOM]
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ async def test_pieces_are_shared_and_not_copied_where_the_file_system_can(
         before.seen.clear()
         asked: list[int] = []
         second = await pull(cache, repository, named(repository, "two"), make_room=asked.append)
-        assert asked == [PIECE + SPARE_ROOM]
+        assert asked == [LEAST_ROOM, PIECE + SPARE_ROOM]
         assert same(second.image.disk_path, disk)
         assert len(blobs_got(before)) == 1 + 2
         assert used(point) - taken < PIECE + MIB

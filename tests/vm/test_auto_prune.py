@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,20 @@ async def test_a_pull_makes_room_and_tells(tmp_path: Path, remote: str) -> None:
         assert done.code == 0, done.err
         assert digests(home) == {digest(1), digest(2)}
         assert f"removed reg.example/org/vm3@{digest(3)} to make room for 147 MB" in done.out
+
+
+async def test_a_pull_makes_room_where_not_a_byte_is_free(tmp_path: Path, remote: str) -> None:
+    with mounted(tmp_path / "small.img", 256 * MIB, "mkfs.ext4", "-q", "-m", "0") as point:
+        home = full_home(point)
+        for number in range(3):  # what is promised to files that are not written yet comes back
+            with suppress(OSError), (point / f"filler{number}").open("wb", buffering=0) as filler:
+                while filler.write(bytes(512)):
+                    pass
+            os.sync()
+        assert os.statvfs(point).f_bavail == 0
+        done = await to_thread.run_sync(lambda: tart(home.root, "pull", "--insecure", remote))
+        assert done.code == 0, done.err
+        assert digests(home) == {digest(1), digest(2)}
 
 
 async def test_nothing_goes_when_that_is_switched_off(tmp_path: Path, remote: str) -> None:

@@ -49,7 +49,10 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 def _different(failures: Iterator[BaseException]) -> list[BaseException]:
     """Each once: what works side by side often fails for one reason."""
-    return list({(type(failure), str(failure)): failure for failure in failures}.values())
+    found: dict[tuple[type[BaseException], str], BaseException] = {}
+    for failure in failures:
+        found.setdefault((type(failure), failure.gist if isinstance(failure, UserError) else str(failure)), failure)
+    return list(found.values())
 
 
 def _say(text: str, code: int) -> int:

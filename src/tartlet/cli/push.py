@@ -64,7 +64,7 @@ def command(
     from tartlet.cli.transfer_display import shown_transfer, while_read
     from tartlet.host.heap import tune_memory
     from tartlet.image.format.manifest import parse_labels
-    from tartlet.image.format.reference import parse
+    from tartlet.image.format.reference import looks_remote, parse
     from tartlet.vm.images.push import PushOptions, push
 
     options = PushOptions(
@@ -75,6 +75,8 @@ def command(
         populate_cache=populate_cache,
     )
     targets = [parse(name) for name in names]
+    if labels and looks_remote(source):
+        click.echo("--label changes nothing: an image of a registry keeps the labels that it has", err=True)
     tune_memory()
 
     async def work(display: TransferDisplay) -> Pushed:

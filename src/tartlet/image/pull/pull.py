@@ -34,6 +34,9 @@ from tartlet.units import MIB
 SPARE_ROOM = 128 * MIB
 """Bytes beside the disk that should be free."""
 
+LEAST_ROOM = 8 * MIB
+"""Bytes that should be free before anything is written: what comes before the disk, and tables of shared blocks."""
+
 _POLL = 0.2
 """Seconds between two looks at another process's pull."""
 
@@ -123,6 +126,7 @@ async def pull(
         image = await to_thread.run_sync(cache.link, name, remote.digest)
         if image:
             return Pulled(image=image, was_cached=True)
+        await to_thread.run_sync(make_room, LEAST_ROOM)
         async with _alone(cache, remote, report) as work:
             if work:
                 fetching = _Fetching(cache, repository, remote, work, local_disks, make_room, report)

@@ -8,6 +8,7 @@ from pathlib import Path
 from tartlet.errors import FileTrouble
 from tartlet.host.files import removed
 from tartlet.host.locks import LockTrouble, try_file_lock
+from tartlet.host.trouble import trouble_writing
 from tartlet.image.cache.cache import ImageCache
 from tartlet.image.cache.cached_image import ImageFiles
 
@@ -70,7 +71,7 @@ def claim(cache: ImageCache, digest: str) -> WorkFolder | None:
         except FileExistsError:
             pass
         except OSError as exc:
-            raise FileTrouble("cannot make the work folder", path, exc) from exc
+            raise trouble_writing(path, exc) from exc
         try:
             descriptor = try_file_lock(path)
         except LockTrouble:

@@ -35,6 +35,10 @@ class RegistryError(UserError):
         self.retry_after = retry_after
         """Seconds that the registry asks to wait."""
 
+    @property
+    def gist(self) -> str:
+        return f"{self.status} {self.told}"
+
 
 class NotInRegistry(RegistryError):
     """The registry does not have what was asked for (404)."""

@@ -21,7 +21,11 @@ class RegistryUnreachable(UserError):
         """`url` and `proxy` are for people: without user, password and query."""
         through = f" through the proxy {proxy}" if proxy else ""
         super().__init__(f"cannot reach {url}{through}: {_why(cause)}", _what_helps(url, cause, proxy))
-        self.url = url
+        self.url, self._why = url, _why(cause)
+
+    @property
+    def gist(self) -> str:
+        return self._why
 
 
 def _why(cause: BaseException) -> str:

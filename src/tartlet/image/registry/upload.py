@@ -10,10 +10,14 @@ from yarl import URL
 from tartlet.image.format.manifest import Descriptor
 from tartlet.image.registry.addresses import resolve, shown, with_query
 from tartlet.image.registry.bodies import BlobBytes
-from tartlet.image.registry.errors import AuthenticationFailed, BadAnswer, RegistryError
+from tartlet.image.registry.errors import AuthenticationFailed, BadAnswer, NotInRegistry, RegistryError
 from tartlet.image.registry.quirks import chunk_size as allowed_chunk_size
 from tartlet.image.registry.registry import Repository
 from tartlet.image.registry.transport import FAILURES, Attempts, Body
+
+_NO_SUCH_PLACE = (
+    "many registries take lower-case names only; some want the repository, or its project, to be made first"
+)
 
 _OCTETS = {"Content-Type": "application/octet-stream"}
 
@@ -101,8 +105,12 @@ async def _begun(repository: Repository, digest: str, mount_from: str | None) ->
                 if response.status == 201:
                     return None, 0
                 return _location(url, response), _smallest(response)
-    async with repository.answer("POST", url, expected={202}) as response:
-        return _location(url, response), _smallest(response)
+    try:
+        async with repository.answer("POST", url, expected={202}) as response:
+            return _location(url, response), _smallest(response)
+    except NotInRegistry as exc:
+        exc.hint = _NO_SUCH_PLACE
+        raise
 
 
 async def _chunk(repository: Repository, location: URL, data: BlobBytes, start: int, end: int) -> URL:

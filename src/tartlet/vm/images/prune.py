@@ -65,7 +65,7 @@ def reclaim(store: VmStore, needed: int, *, spare: Collection[Path] = (), near: 
     home = store.home
     with file_lock(home.cache):
         free = _free(home.cache)
-        if not free or needed <= free or (near and not _same_file_system(near, home.cache)):
+        if free is None or needed <= free or (near and not _same_file_system(near, home.cache)):
             return []
         pruning = Pruning(cache_entries(store))
         given = pruning.reclaim(needed - free, f"to make room for {human_size(needed)}", spare)
@@ -151,13 +151,13 @@ def _left_over(home: Home) -> Iterator[Candidate]:
                 yield plain(Kind.LEFT_OVER, path.name, path, os.stat(path).st_mtime, home.tmp)
 
 
-def _free(folder: Path) -> int:
-    """Bytes that ordinary users can still write on the file system of a folder."""
+def _free(folder: Path) -> int | None:
+    """Bytes that ordinary users can still write on the file system of a folder; None when it does not tell its size."""
     try:
         found = os.statvfs(folder)
     except OSError as exc:
         raise FileTrouble("cannot look at", folder, exc) from exc
-    return found.f_bavail * found.f_frsize
+    return found.f_bavail * found.f_frsize if found.f_blocks else None
 
 
 def _same_file_system(one: Path, other: Path) -> bool:
