@@ -458,6 +458,45 @@ async def test_what_else_a_name_may_stand_for_is_asked_once_and_delays_nothing(
     assert before.count("HEAD", "/manifests/") <= 2  # aiohttp repeats what fails on a connection kept from before
 
 
+async def test_an_image_that_cannot_be_put_in_place_is_not_fetched_again(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    name = named(repository)
+    place = cache.path(name).parent
+    place.parent.mkdir(parents=True)
+    place.write_text("no folder")
+    with pytest.raises(UserError):
+        await pull(cache, repository, name)
+    place.unlink()
+    before.seen.clear()
+    assert same((await pull(cache, repository, name)).image.disk_path, disk)
+    assert len(blobs_got(before)) == 2  # the config and the firmware variables
+    assert not (cache.find(name).path / "journal").exists()
+
+
+async def test_a_journal_with_a_number_that_is_none_is_not_believed(
+    cache: ImageCache, repository: Repository, disk: Path, tmp_path: Path
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    words = [tmp_path / "home", named(repository), 12, 2]
+    await anyio.run_process([sys.executable, CHILD, *map(str, words)], check=False)
+    (work,) = (tmp_path / "home" / "tmp").iterdir()
+    with (work / "journal").open("a") as journal:
+        journal.write("9999\n10\n")  # the last piece has not come yet
+    assert same((await pull(cache, repository, named(repository))).image.disk_path, disk)
+
+
+async def test_a_place_that_cannot_be_read_is_no_reason_to_fail(
+    cache: ImageCache, repository: Repository, tmp_path: Path
+) -> None:
+    disk = disk_file(tmp_path / "disk.img", 4096, {0: NOISE[:4096]})
+    await pushed(repository, "one", disk, piece=PIECE)
+    (tmp_path / "folder").mkdir()  # it can be opened and has 4096 bytes
+    disks = [LocalDisk(await repository.manifest("one"), tmp_path / "folder")]
+    assert same((await pull(cache, repository, named(repository), local_disks=lambda: disks)).image.disk_path, disk)
+
+
 def test_interrupted_pulls_are_spared_for_a_day(tmp_path: Path) -> None:
     young, old, other = (tmp_path / name for name in ("a" * 32, "b" * 32, "c" * 31))
     for folder in (young, old, other):

@@ -41,7 +41,7 @@ def write_in_place(path: Path, content: bytes) -> None:
     try:
         padded = content.ljust(os.fstat(descriptor).st_size)
         _claim_room(descriptor, len(padded))
-        _write_all(descriptor, padded)
+        write_all(descriptor, padded)
         os.ftruncate(descriptor, len(content))
         os.fsync(descriptor)
     finally:
@@ -58,11 +58,19 @@ def suppress_unsupported() -> Generator[None]:
             raise
 
 
+def write_at(descriptor: int, content: bytes | memoryview, offset: int) -> None:
+    """Write all of `content` at `offset`: a full disk takes a part, and fails at the next write. Raises OSError."""
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
 def write_new(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Make a file that did not exist, and have it on the medium before returning. Raises OSError, FileExistsError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        _write_all(descriptor, content)
+        write_all(descriptor, content)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -174,7 +182,8 @@ def _claim_room(descriptor: int, size: int) -> None:
             raise OSError(number, os.strerror(number))
 
 
-def _write_all(descriptor: int, content: bytes) -> None:
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all of `content` at the file's position; as `write_at` does. Raises OSError."""
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

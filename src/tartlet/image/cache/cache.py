@@ -25,6 +25,7 @@ from tartlet.host.files import sync_folder
 from tartlet.host.locks import LockTrouble, file_lock, lock_holder, removable, try_file_lock, try_process_lock
 from tartlet.host.paths import Home, made
 from tartlet.host.scratch import collect, discarded
+from tartlet.host.trouble import trouble_writing
 from tartlet.image.cache.cached_image import CachedImage, ImageInUse, ImageMissing, is_complete
 from tartlet.image.cache.tree import digest_of_tag, entries, leads_to, name_of, put_image, put_tag, remove_tag
 from tartlet.image.format.reference import ImageName
@@ -130,7 +131,7 @@ class ImageCache:
                 sync_folder(folder)
                 put_image(folder, image.path)
             except OSError as exc:
-                raise FileTrouble("cannot put the image in place at", image.path, exc) from exc
+                raise trouble_writing(image.path, exc) from exc
             self._named(name, image)
         return image
 
@@ -210,7 +211,7 @@ class ImageCache:
                 put_tag(self.path(name), image.path)
             access_time.mark(image.path)
         except OSError as exc:
-            raise FileTrouble("cannot give the image its name at", self.path(name), exc) from exc
+            raise trouble_writing(self.path(name), exc) from exc
         self._collect()
 
     def _collect(self) -> list[ImageName]:

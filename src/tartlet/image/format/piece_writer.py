@@ -10,6 +10,7 @@ import sys
 from functools import cache
 
 from tartlet.errors import UserError
+from tartlet.host.files import write_at
 from tartlet.host.trouble import trouble_writing
 from tartlet.image.format.layout import Piece
 from tartlet.image.format.lz4_stream import BLOCK, ZERO_BLOCK, BadStream, Decoder
@@ -127,11 +128,8 @@ class PieceWriter:
             return
         data = b"".join(self._blocks)
         self._plain.update(data)
-        rest = memoryview(data)
-        while rest:  # a full disk takes a part, and says so only at the next write
-            written = os.pwrite(self._descriptor, rest, self._piece.offset + self._at)
-            rest = rest[written:]
-            self._at += written
+        write_at(self._descriptor, data, self._piece.offset + self._at)
+        self._at += len(data)
         self.written += self._batched
         self._blocks, self._batched = [], 0
 
@@ -147,7 +145,7 @@ def punch_hole(descriptor: int, offset: int, size: int) -> None:
     if not size or (sys.platform == "linux" and _punched(descriptor, offset, size)):
         return
     for at in range(offset, offset + size, BLOCK):
-        os.pwrite(descriptor, ZERO_BLOCK[: offset + size - at], at)
+        write_at(descriptor, ZERO_BLOCK[: offset + size - at], at)
 
 
 def start_writing_back(descriptor: int, offset: int, size: int) -> None:

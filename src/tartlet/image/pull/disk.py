@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -64,12 +64,11 @@ class DiskInProgress:
 
     async def look(self) -> None:
         """Find the zeros, and verify what was written before this machine was last started. Raises FileTrouble."""
-        zeros = [place for place, piece in enumerate(self._pieces) if await to_thread.run_sync(_is_zeros, piece)]
-        self._zeros = frozenset(zeros)
-        if self._journal.is_trusted:
+        self._zeros = await outcome(_zeros(self._pieces)) or frozenset()
+        known = self._journal.done.intersection(range(len(self._pieces)))
+        if self._journal.is_trusted and known == self._journal.done:
             return
-        kept = {place for place in self._journal.done if place < len(self._pieces) and await self._is_right(place)}
-        self._journal.restart(kept)
+        self._journal.restart({place for place in known if await self._is_right(place)})
 
     async def share(self, local: LocalPieces, counter: Counter, at_once: int) -> None:
         """Finish, verified, the pieces that take no room: zeros, and what the file system shares with other disks.
@@ -228,7 +227,12 @@ def _sized(descriptor: int, size: int) -> bool:
     return is_new
 
 
-def _is_zeros(piece: Piece) -> bool:
-    """Whether a piece is nothing but zeros. Hashes as many once for each size, half a second for the largest."""
-    may_be = piece.blob.size * _LEAST_RATIO <= piece.size <= _LARGEST_ZEROS
-    return may_be and is_zero_content(piece.content_digest, piece.size)
+def _zeros(pieces: Sequence[Piece]) -> Iterator[frozenset[int] | None]:
+    """Which are nothing but zeros, in steps. Hashes as many once for each size, half a second for the largest."""
+    found: set[int] = set()
+    for place, piece in enumerate(pieces):
+        if piece.blob.size * _LEAST_RATIO <= piece.size <= _LARGEST_ZEROS:
+            if is_zero_content(piece.content_digest, piece.size):
+                found.add(place)
+            yield None
+    yield frozenset(found)

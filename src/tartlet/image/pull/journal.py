@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from tartlet.errors import FileTrouble
-from tartlet.host.files import write_whole
+from tartlet.host.files import write_all, write_whole
 from tartlet.host.trouble import trouble_writing
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -48,7 +48,7 @@ class Journal:
         if self._descriptor is None:
             raise RuntimeError("the journal is not open")
         try:
-            os.write(self._descriptor, f"{piece}\n".encode())
+            write_all(self._descriptor, f"{piece}\n".encode())  # no other line is put behind a part of one
         except OSError as exc:
             raise trouble_writing(self._path, exc) from exc
         self.done.add(piece)

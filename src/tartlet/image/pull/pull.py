@@ -15,7 +15,7 @@ import anyio
 from anyio import to_thread
 
 from tartlet.host import access_time
-from tartlet.host.files import write_whole
+from tartlet.host.files import removed, write_whole
 from tartlet.host.trouble import trouble_writing
 from tartlet.image.cache.cache import ImageCache
 from tartlet.image.cache.cached_image import CachedImage
@@ -26,7 +26,7 @@ from tartlet.image.progress import Counter, TransferProgress, TransferReport, si
 from tartlet.image.pull.disk import disk_in_progress
 from tartlet.image.pull.reuse import LocalDisk, LocalPieces
 from tartlet.image.pull.small_parts import BROKEN_IMAGE, fetch_small_parts
-from tartlet.image.pull.work import WorkFolder, claim
+from tartlet.image.pull.work import JOURNAL, WorkFolder, claim
 from tartlet.image.registry.errors import ImageNotInRegistry, NotInRegistry
 from tartlet.image.registry.registry import Repository
 from tartlet.units import MIB
@@ -198,4 +198,6 @@ class _Fetching:
 
     def _install(self) -> CachedImage:
         self.work.finish()
-        return self.cache.install(self.work.path, self.remote.name, self.remote.digest)
+        image = self.cache.install(self.work.path, self.remote.name, self.remote.digest)
+        removed(image.path / JOURNAL)
+        return image

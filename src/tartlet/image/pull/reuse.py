@@ -6,6 +6,7 @@ something else is downloaded.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,9 @@ from tartlet.image.format.piece_writer import punch_hole, start_writing_back
 from tartlet.image.format.source import RawSource
 
 log = logging.getLogger(__name__)
+
+_TARGETS_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What only the file that is written to can be the reason of. With anything else the piece is fetched instead."""
 
 _COPIED_AT_ONCE = 8 * 1024 * 1024
 
@@ -105,9 +109,20 @@ def take(piece: Piece, place: Whereabouts, target: int, path: Path, *, may_copy:
             start_writing_back(target, piece.offset, piece.size)
         yield found == piece.content_digest
     except OSError as exc:
-        raise trouble_writing(path, exc) from exc
+        if exc.errno in _TARGETS_TROUBLE:
+            raise trouble_writing(path, exc) from exc
+        log.debug("cannot use %s again: %s", place.path, exc)
+        _cleared(piece, target, path)
+        yield False
     finally:
         os.close(source)
+
+
+def _cleared(piece: Piece, target: int, path: Path) -> None:
+    try:
+        punch_hole(target, piece.offset, piece.size)
+    except OSError as exc:
+        raise trouble_writing(path, exc) from exc
 
 
 def _copied(piece: Piece, place: Whereabouts, source: int, target: int, shared: int) -> Iterator[None]:

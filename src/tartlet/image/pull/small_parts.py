@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from anyio import to_thread
 
-from tartlet.host.files import removed
+from tartlet.host.files import removed, write_at
 from tartlet.host.trouble import trouble_writing
 from tartlet.image.cache.cached_image import ImageFiles
 from tartlet.image.format.layout import Layout
@@ -84,7 +84,7 @@ def _write_sparse(path: Path, content: bytes) -> None:
             for at in range(0, len(content), BLOCK):
                 block = content[at : at + BLOCK]
                 if not ZERO_BLOCK.startswith(block):
-                    os.pwrite(descriptor, block, at)
+                    write_at(descriptor, block, at)
             os.ftruncate(descriptor, len(content))
             os.fsync(descriptor)
         finally:

@@ -39,8 +39,15 @@ class WorkFolder(WorkFiles):
         os.utime(self._descriptor)
 
     def finish(self) -> None:
-        """Leave nothing but the image's files. Raises FileTrouble."""
-        needed = (self.config_path, self.disk_path, self.nvram_path, self.manifest_path, self.oci_config_path)
+        """Leave the image's files, and the journal until these are in their place. Raises FileTrouble."""
+        needed = (
+            self.config_path,
+            self.disk_path,
+            self.nvram_path,
+            self.manifest_path,
+            self.oci_config_path,
+            self.journal_path,
+        )
         wanted = {path.name for path in needed}
         try:
             for name in os.listdir(self._descriptor):

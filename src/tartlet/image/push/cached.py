@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -90,9 +91,17 @@ class _Copying:
                 if await self._destination.obtained(blob, self._name):
                     counter.reuse(blob.size)
                     continue
-                data = await self._local.blob(blob, spool)
+                data = await self._made_here(blob, spool)
                 await self._destination.send(blob, data or await self._fetched(blob, spool))
                 counter.move(blob.size)
+
+    async def _made_here(self, blob: Descriptor, spool: FileSpool) -> BlobBytes | None:
+        try:
+            return await self._local.blob(blob, spool)
+        except OSError as exc:
+            if exc.errno in (errno.ENOSPC, errno.EDQUOT):  # reading does not fail for that
+                raise trouble_writing(self._scratch, exc) from exc
+            raise
 
     async def _fetched(self, blob: Descriptor, spool: FileSpool) -> BlobBytes:
         """A whole, verified blob in the spool; one that came damaged is fetched once more."""

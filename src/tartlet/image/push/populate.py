@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tartlet.host.copying import reflink, sparse_copy
-from tartlet.host.files import write_new
+from tartlet.host.files import write_at, write_new
 from tartlet.host.scratch import scratch_folder
 from tartlet.host.trouble import trouble_writing
 from tartlet.image.cache.cache import ImageCache
@@ -88,7 +88,7 @@ def _flat_copy(disk: DiskSource, path: Path) -> None:
             file.truncate(disk.size)
             for start, end in disk.data(0, disk.size):
                 for at in range(start, end, _STEP):
-                    os.pwrite(file.fileno(), disk.read(at, min(_STEP, end - at)), at)
+                    write_at(file.fileno(), disk.read(at, min(_STEP, end - at)), at)
             os.fsync(file.fileno())
     except OSError as exc:
         raise trouble_writing(path, exc) from exc

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from tartlet.host.files import write_at
 from tartlet.image.registry.bodies import BlobBytes, from_file
 from tartlet.units import MIB
 
@@ -69,11 +70,9 @@ class FileSpool:
         self._size = 0
 
     def add(self, parts: Sequence[bytes | memoryview]) -> None:
-        rest = memoryview(b"".join(parts))
-        while rest:
-            written = os.pwrite(self._descriptor, rest, self._size)
-            rest = rest[written:]
-            self._size += written
+        data = b"".join(parts)
+        write_at(self._descriptor, data, self._size)
+        self._size += len(data)
 
     def blob(self) -> BlobBytes:
         return from_file(self._descriptor)
