@@ -1,7 +1,11 @@
-"""A process that pulls an image and is killed at one of its reports: HOME IMAGE REPORT AT_ONCE."""
+"""A process that pulls an image and is killed at one of its reports: HOME IMAGE REPORT AT_ONCE.
+
+REPORT is a number, or the share that has to be done: `50%`. 0% is never reached.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -24,8 +28,12 @@ async def main() -> None:
     def report(progress: TransferProgress) -> None:
         nonlocal reports
         reports += progress.total is not None
-        if reports == int(at):
+        if reports == int(at) if at.isdigit() else is_done(progress):
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def is_done(progress: TransferProgress) -> bool:
+        share = int(at.rstrip("%"))
+        return 0 < share <= 100 * progress.done / (progress.total or math.inf)
 
     name = parse(image)
     async with opened(insecure=True, environment={"HOME": home}) as registries:

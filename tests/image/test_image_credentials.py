@@ -3,9 +3,10 @@ from __future__ import annotations
 import base64
 import json
 import stat
-import time
+import sys
 from pathlib import Path
 
+import anyio
 import pytest
 
 from tartlet.errors import ToolMissing
@@ -324,16 +325,14 @@ async def test_a_locked_keyring_fails_no_look_up(home: Home, mode: str, reason: 
 
 async def test_a_keyring_that_shows_a_dialog_blocks_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyring_store, "LOOKUP_SECONDS", 1.0)
-    started = time.monotonic()
-    assert await home.find("h", **with_keyring(home, "dialog")) is None
-    assert time.monotonic() - started < 4
+    with anyio.fail_after(30):
+        assert await home.find("h", **with_keyring(home, "dialog")) is None
     assert "locked, or does not answer" in home.warnings[0]
 
 
-async def test_without_a_session_there_is_no_keyring(home: Home) -> None:
-    started = time.monotonic()
+async def test_without_a_session_there_is_no_keyring(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/python")  # no process is started for that
     assert await keyring_store.find("h", home.environment) is None
     await keyring_store.forget("h", home.environment)
-    assert time.monotonic() - started < 0.05  # no process is started for that
     with pytest.raises(KeyringUnavailable, match="has none"):
         await keyring_store.store("h", Credentials("u", "p"), home.environment)

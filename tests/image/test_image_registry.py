@@ -194,11 +194,10 @@ async def test_a_stalled_download_goes_on(
     before: Front, registries: Registries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository, blob = await stored(before, registries, NOISE)
-    monkeypatch.setattr(transport, "STALL_SECONDS", 0.3)
-    before.faults.append(Fault("GET", BLOBS, stall=3))
-    started = time.monotonic()
-    assert await read(repository, blob) == NOISE
-    assert time.monotonic() - started < 2.5
+    monkeypatch.setattr(transport, "STALL_SECONDS", 1.0)
+    before.faults.append(Fault("GET", BLOBS, stall=1000))
+    with anyio.fail_after(60):
+        assert await read(repository, blob) == NOISE
 
 
 @pytest.mark.parametrize("chunk_size", [0, 2_000_000])
@@ -258,7 +257,7 @@ async def test_the_time_a_registry_asks_for_is_waited(before: Front, registries:
     before.faults.append(Fault("GET", BLOBS, status=429, headers={"Retry-After": "1"}))
     started = time.monotonic()
     assert await read(repository, blob) == FOX
-    assert 1 <= time.monotonic() - started < 3
+    assert time.monotonic() - started >= 1
     assert repository.transport.pace.at_once == 2
     before.faults.append(Fault("GET", BLOBS, status=429, headers={"Retry-After": "86400"}))
     with pytest.raises(RegistryError, match="429"):
@@ -315,20 +314,22 @@ async def test_a_reader_may_stop_in_the_middle(before: Front, registries: Regist
 
 async def test_a_cancelled_upload_leaves_nothing_behind(before: Front, registries: Registries) -> None:
     repository, blob = registries.repository(before.host, fresh()), octets(NOISE)
-    closed = anyio.Event()
+    begun, closed = anyio.Event(), anyio.Event()
 
     async def slow(start: int, end: int) -> AsyncGenerator[bytes]:
         try:
             yield NOISE[start : start + 1000]
-            await anyio.sleep(30)
+            begun.set()
+            await anyio.sleep(1000)
             yield NOISE[start + 1000 : end]
         finally:
             closed.set()
 
-    with anyio.move_on_after(0.3) as scope:
-        await push_blob(repository, blob, slow)
-    assert scope.cancelled_caught
-    with anyio.fail_after(2):
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(push_blob, repository, blob, slow)
+        await begun.wait()
+        tasks.cancel_scope.cancel()
+    with anyio.fail_after(30):
         await closed.wait()
     assert not await repository.has_blob(blob.digest)
 
@@ -344,13 +345,11 @@ async def test_an_upload_that_nobody_takes_is_given_up(tmp_path: Path, monkeypat
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with client(tmp_path) as registries:
             repository = registries.repository(f"127.0.0.1:{listener.getsockname()[1]}", "a")
-            started = time.monotonic()
-            with pytest.raises(TimeoutError):
+            with anyio.fail_after(30), pytest.raises(TimeoutError):
                 async with repository.answer(
                     "PUT", repository.url("x"), expected={201}, body=lambda: endless(0, 2**30), size=2**30
                 ):
                     pass
-            assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
@@ -400,12 +399,12 @@ async def test_many_tasks_ask_for_one_token(before: Front, tmp_path: Path) -> No
 
 
 async def test_a_token_that_ends_is_replaced(before: Front, tmp_path: Path) -> None:
-    before.auth, before.token_life = "bearer", 0.4
+    before.auth, before.token_answer = "bearer", lambda text: {"token": text, "expires_in": 0.3}
     async with client(tmp_path, ALICE) as registries:
         repository = registries.repository(before.host, fresh())
         for _ in range(3):
             await repository.has_blob(FOX_DIGEST)
-            await anyio.sleep(0.45)
+            await anyio.sleep(0.3)
     assert before.count("GET", "/token") == 3
     assert before.count("HEAD", BLOBS) == 4  # only the first request had to be repeated
 

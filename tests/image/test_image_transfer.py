@@ -214,12 +214,10 @@ async def test_zeros_need_no_spool_and_can_be_sent_from_anywhere(tmp_path: Path)
 async def test_a_cancelled_fetch_ends_soon(repository: Repository, before: Front, disk: Path, tmp_path: Path) -> None:
     await pushed(repository, disk, 64 * MIB)
     piece = (await layout_of(repository)).base.pieces[0]
-    before.faults.append(Fault("GET", BLOBS, stall=20))
-    started = time.monotonic()
-    with descriptor_of(tmp_path / "target", SIZE) as target, anyio.move_on_after(0.5) as scope:
+    before.faults.append(Fault("GET", BLOBS, stall=1000))
+    with descriptor_of(tmp_path / "target", SIZE) as target, anyio.fail_after(30), anyio.move_on_after(0.5) as scope:
         await fetch_piece(repository, piece, target, "target", reads_as_zeros=True)
     assert scope.cancelled_caught
-    assert time.monotonic() - started < 2
 
 
 async def test_what_cannot_be_written_is_told_as_the_only_cause(

@@ -110,6 +110,13 @@ async def test_a_pulled_image_is_complete_verified_and_sparse(
     assert told[-1].reused == pulled.reused > 0  # the zeros
 
 
+async def test_more_at_once_than_there_are_pieces(cache: ImageCache, repository: Repository, disk: Path) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    with anyio.fail_after(60):
+        pulled = await pull(cache, repository, named(repository), at_once=2**64 - 1)
+    assert same(pulled.image.disk_path, disk)
+
+
 async def test_a_second_pull_fetches_the_manifest_only(
     cache: ImageCache, repository: Repository, disk: Path, before: Front
 ) -> None:
@@ -479,7 +486,7 @@ async def test_a_journal_with_a_number_that_is_none_is_not_believed(
     cache: ImageCache, repository: Repository, disk: Path, tmp_path: Path
 ) -> None:
     await pushed(repository, "one", disk, piece=PIECE)
-    words = [tmp_path / "home", named(repository), 12, 2]
+    words = [tmp_path / "home", named(repository), "50%", 2]
     await anyio.run_process([sys.executable, CHILD, *map(str, words)], check=False)
     (work,) = (tmp_path / "home" / "tmp").iterdir()
     with (work / "journal").open("a") as journal:

@@ -100,7 +100,7 @@ async def test_two_processes_at_once_make_exact_images(
     before.seen.clear()
     async with AsyncExitStack() as held:
         children = [
-            await held.enter_async_context(await anyio.open_process(child(tmp_path, repository, number, at=-1)))
+            await held.enter_async_context(await anyio.open_process(child(tmp_path, repository, number, at=0)))
             for number in range(2)
         ]
         assert [await one.wait() for one in children] == [0, 0]
@@ -110,12 +110,12 @@ async def test_two_processes_at_once_make_exact_images(
 
 
 def child(tmp_path: Path, repository: Repository, number: int, *, at: int) -> list[str]:
-    """The command of a process that pulls and is killed at a report, unless `at` is -1."""
-    words = [sys.executable, CHILD, tmp_path / "home", named(repository, number), at, 2]
+    """The command of a process that pulls and is killed when `at` per cent are done, unless that is 0."""
+    words = [sys.executable, CHILD, tmp_path / "home", named(repository, number), f"{at}%", 2]
     return [str(word) for word in words]
 
 
-@pytest.mark.parametrize("at", [8, 14])
+@pytest.mark.parametrize("at", [25, 75])
 async def test_a_pull_takes_what_a_killed_one_had_finished_and_waits_for_nothing_else(
     cache: ImageCache, repository: Repository, disks: list[Path], before: Front, tmp_path: Path, at: int
 ) -> None:
@@ -167,7 +167,7 @@ async def test_pieces_that_an_image_has_twice_are_fetched_once(
 async def test_pieces_are_found_in_a_work_folder_and_in_the_image_that_it_becomes(
     cache: ImageCache, repository: Repository, disks: list[Path], tmp_path: Path
 ) -> None:
-    await anyio.run_process(child(tmp_path, repository, 0, at=9), check=False)
+    await anyio.run_process(child(tmp_path, repository, 0, at=50), check=False)
     (work,) = (tmp_path / "home" / "tmp").iterdir()
     growing = GrowingDisks(cache, work.with_name("0" * 32))
     pieces = flat_layout(read_manifest(await repository.manifest("1")), "1").base.pieces

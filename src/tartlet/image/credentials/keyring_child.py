@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 
 import keyring
 from keyring.errors import KeyringError, NoKeyringError, PasswordDeleteError
@@ -20,10 +21,8 @@ def answer(request: dict[str, str]) -> dict[str, str]:
         keyring.set_password(SERVICE, host, secret)
         return {}
     if request["do"] == "delete":
-        try:
+        with suppress(PasswordDeleteError):  # there is none
             keyring.delete_password(SERVICE, host)
-        except PasswordDeleteError:
-            return {}
         return {}
     found = keyring.get_password(SERVICE, host)
     return json.loads(found) if found else {}

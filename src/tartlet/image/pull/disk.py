@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from typing import Any
 
 import anyio
 from anyio import to_thread
@@ -76,7 +76,13 @@ class DiskInProgress:
         `at_once` go side by side. Raises FileTrouble, in a group.
         """
         counter.reuse(sum(self._pieces[place].blob.size for place in self._journal.done))
-        await self._side_by_side(partial(self._share, local=local, counter=counter), at_once)
+        missing = iter(self._missing())
+
+        async def work() -> None:
+            for place in missing:
+                await self._share(place, local, counter)
+
+        await self._side_by_side(work, at_once)
 
     async def complete(self, repository: Repository, local: LocalPieces, counter: Counter, at_once: int) -> None:
         """Write, verify and note every missing piece, `at_once` side by side, and have all of it on the medium.
@@ -98,20 +104,13 @@ class DiskInProgress:
                 put_off.setdefault(place, anyio.current_time())
                 waiting.append(place)
 
-        async with anyio.create_task_group() as tasks:
-            for _ in range(at_once):
-                tasks.start_soon(work)
+        await self._side_by_side(work, at_once)
         await to_thread.run_sync(self._sync)
 
-    async def _side_by_side(self, do: Callable[[int], Awaitable[None]], at_once: int) -> None:
-        missing = iter(self._missing())
-
-        async def work() -> None:
-            for place in missing:
-                await do(place)
-
+    async def _side_by_side(self, work: Callable[[], Coroutine[Any, Any, None]], at_once: int) -> None:
+        """Let as many do the same until nothing is left, but no more than there are pieces."""
         async with anyio.create_task_group() as tasks:
-            for _ in range(at_once):
+            for _ in range(min(at_once, len(self._missing()))):
                 tasks.start_soon(work)
 
     def _missing(self) -> list[int]:
