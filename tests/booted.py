@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -115,12 +116,12 @@ async def in_guest(agent: socket.socket, command: str) -> str:
     """Run a shell command in the guest by QEMU's guest agent and return what it printed."""
     arguments = {"path": "/bin/sh", "arg": ["-c", command], "capture-output": True}
     started = _asked(agent, "guest-exec", arguments)
-    for _ in range(1000):
-        status = _asked(agent, "guest-exec-status", {"pid": started["pid"]})
-        if status["exited"]:
-            return base64.b64decode(str(status.get("out-data", ""))).decode()
-        await anyio.sleep(0.02)
-    pytest.fail(f"{command!r} did not end in the guest")
+    deadline = time.monotonic() + 90
+    while not (status := _asked(agent, "guest-exec-status", {"pid": started["pid"]}))["exited"]:
+        if time.monotonic() > deadline:
+            pytest.fail(f"{command!r} did not end in the guest")
+        await anyio.sleep(0.05)
+    return base64.b64decode(str(status.get("out-data", ""))).decode()
 
 
 def _asked(agent: socket.socket, command: str, arguments: dict[str, Any]) -> dict[str, Any]:

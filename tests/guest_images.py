@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+import tartlet.build
 from machines import FIRMWARE, FIRMWARE_VARIABLES
 from tartlet.build.distro import from_distro
 from tartlet.build.emulation import CannotEmulate
@@ -26,7 +28,18 @@ from tartlet.build.sandbox import NoNamespace
 from tartlet.host.files import removed
 from tartlet.hypervisor.shared_folder import SharedFolder
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tartlet-tests" / "distros"
+_KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tartlet-tests" / "distros"
+
+
+def _code() -> str:
+    """What builds guests, in short: after a change of it a guest is built anew, although its recipe is the same."""
+    told = hashlib.sha256()
+    for path in sorted(Path(tartlet.build.__file__).parent.rglob("*.py")):
+        told.update(path.read_bytes())
+    return told.hexdigest()[:16]
+
+
+CACHE = _KEPT / _code()
 
 
 @cache
@@ -50,9 +63,12 @@ def debian_image(name: str = "debian:bookworm", architecture: str | None = None)
 
 
 def _forget_older(current: Path) -> None:
-    """Every change of a recipe leaves a disk of half a gigabyte; a disk somebody has open stays until it is closed."""
+    """Every change of a recipe, or of what builds, leaves a disk of half a gigabyte.
+
+    A disk somebody has open stays until it is closed.
+    """
     recipe = json.loads((current / "recipe.json").read_text())
-    for entry in CACHE.glob("*/recipe.json"):
+    for entry in _KEPT.glob("*/*/recipe.json"):
         try:
             other = json.loads(entry.read_text())
         except FileNotFoundError:  # another run of the tests was faster
@@ -113,7 +129,7 @@ def _sharing(folders: Sequence[SharedFolder]) -> list[str]:
 
 def _words(variables: Path, serial_log: Path, agent: int, disk: Path) -> list[str]:
     return [
-        "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2",
+        "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1",
         "-m", "1024", "-display", "none", "-nic", "none", "-serial", f"file:{serial_log}",
         "-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE}",
         "-drive", f"if=pflash,format=raw,file={variables}",

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from booted import in_guest
-from guest_images import debian_image, debian_machine, overlay_on
+from guest_images import DebianMachine, debian_image, debian_machine, overlay_on
 from machines import text_in
 from tartlet.build.seed import SeedDamaged, read_seed, reseed, valid_hostname, write_seed
 from tartlet.build.user_data import conventional_user_data, read_ssh_keys, read_user_data
 from tartlet.errors import FileTrouble, InvalidArgument
+from tartlet.share.arguments import grouped
+from tartlet.share.serving import serving
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKk8qFkNqJ0Lq8m3W3Q9yQ2gH9yZ8j8rG5o3l1y0T1vW somebody@somewhere"
 
@@ -129,20 +131,29 @@ def test_the_conventional_user_data_is_user_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-async def test_a_built_guest_takes_its_seed(tmp_path: Path) -> None:
+async def test_a_built_guest_takes_its_seed_and_mounts_what_the_host_shares(tmp_path: Path) -> None:
     disk = overlay_on(debian_image(architecture="amd64"), tmp_path / "disk.qcow2", "4G")
     seed = tmp_path / "seed.iso"
     script = b"#!/bin/sh\necho seeded > /run/seeded\n"
     write_seed(seed, hostname="Sown", user_data=script, ssh_keys=(KEY,))
     attached = ("-drive", f"if=virtio,format=raw,readonly=on,file={seed}", "-nic", "user,model=virtio,restrict=on")
-    with debian_machine(tmp_path, disk, *attached) as machine:
-        await text_in(machine.serial_log, "sown login:", within=180)
-        assert (await in_guest(machine.agent, "cloud-init status --wait >&2; cat /run/seeded")) == "seeded\n"
-        assert KEY in await in_guest(machine.agent, "cat /home/admin/.ssh/authorized_keys")
-        assert (await in_guest(machine.agent, "passwd --status admin")).split()[1] == "P"
-        # cloud-init brings its own network file; the lease still goes by the MAC address.
-        used = await in_guest(machine.agent, "networkctl --no-pager status $(ls /sys/class/net | grep -v lo)")
-        assert "10-cloud-init" in used
-        assert "DHCP4 Client ID: 52:54:00:12:34:56" in used
-        assert "10.0.2.15" in used
-        assert (await in_guest(machine.agent, "systemctl --failed --no-legend")) == ""
+    (tmp_path / "hello").write_text("from the host")
+    async with serving(grouped([f"host:{tmp_path}:ro"]), tmp_path) as shared:
+        with debian_machine(tmp_path, disk, *attached, folders=shared.devices) as machine:
+            await took_its_seed(machine)
+            assert await in_guest(machine.agent, "cat /mnt/shared/host/hello") == "from the host"
+            status = "systemctl show -P ExecMainStatus shared-folders.service"
+            assert await in_guest(machine.agent, status) == "0\n"
+
+
+async def took_its_seed(machine: DebianMachine) -> None:
+    await text_in(machine.serial_log, "sown login:", within=180)
+    assert (await in_guest(machine.agent, "cloud-init status --wait >&2; cat /run/seeded")) == "seeded\n"
+    assert KEY in await in_guest(machine.agent, "cat /home/admin/.ssh/authorized_keys")
+    assert (await in_guest(machine.agent, "passwd --status admin")).split()[1] == "P"
+    # cloud-init brings its own network file; the lease still goes by the MAC address.
+    used = await in_guest(machine.agent, "networkctl --no-pager status $(ls /sys/class/net | grep -v lo)")
+    assert "10-cloud-init" in used
+    assert "DHCP4 Client ID: 52:54:00:12:34:56" in used
+    assert "10.0.2.15" in used
+    assert (await in_guest(machine.agent, "systemctl --failed --no-legend")) == ""

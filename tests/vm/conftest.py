@@ -61,12 +61,16 @@ def suspended(suspended_home: Lab, tmp_path: Path) -> Generator[Lab]:
 
 @pytest.fixture(scope="session")
 def suspended_debian_home(tmp_path_factory: pytest.TempPathFactory, network: Namespace) -> Lab:
-    """`debian`, a whole system with our own agent, suspended, on an overlay. Never to be changed: copy it."""
+    """`debian`, a whole system with our own agent, suspended, on an overlay. Never to be changed: copy it.
+
+    Its disk was made larger before the first boot.
+    """
 
     def make(folder: Path) -> None:
         lab = Lab(home=folder / "home", network=network)
         lab.done("create", "--linux", "debian")
         lab.done("set", "debian", "--disk", str(debian_image()), "--cpu", "2", "--memory", "768", timeout=200)
+        lab.done("set", "debian", "--disk-size", "12")
         _freeze_disk(lab, "debian")
         with lab.running("debian", timeout=320):
             _suspend(lab, "debian")
