@@ -44,7 +44,7 @@ from tartlet.image.pull.reuse import LocalDisk
 from tartlet.image.registry import registry
 from tartlet.image.registry.bodies import from_bytes
 from tartlet.image.registry.errors import ImageNotInRegistry
-from tartlet.image.registry.registry import Repository
+from tartlet.image.registry.registry import Repository, opened
 from tartlet.image.registry.upload import push_blob
 from tartlet.units import MIB
 
@@ -133,6 +133,26 @@ async def test_a_second_pull_fetches_the_manifest_only(
     assert access_time.of(image.path) > 1_700_000_000
     assert (image.path / MARK).exists()
     assert cache.find(named(repository, "two")) == image
+
+
+async def test_an_image_of_another_repository_is_linked(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front, tmp_path: Path
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    async with opened(insecure=True, environment={"HOME": str(tmp_path)}) as registries:
+        elsewhere = registries.repository(before.host, f"{repository.namespace}-copy")
+        await pushed(elsewhere, "one", disk, piece=PIECE)
+        first = (await pull(cache, repository, named(repository))).image
+        before.seen.clear()
+        second = await pull(cache, elsewhere, named(elsewhere))
+    assert second.was_cached
+    assert blobs_got(before) == []
+    assert second.image.digest == first.digest
+    assert sorted(os.listdir(second.image.path)) == ["config.json", "disk.img", "manifest.json", "nvram.bin"]
+    assert freed_bytes(second.image.path) < 16384
+    cache.delete(named(repository))
+    assert same(cache.find(named(elsewhere)).disk_path, disk)
+    assert os.listdir(tmp_path / "home" / "tmp") == []
 
 
 async def test_only_what_changed_is_fetched(

@@ -19,6 +19,7 @@ from tartlet.host.files import removed, write_whole
 from tartlet.host.trouble import trouble_writing
 from tartlet.image.cache.cache import ImageCache
 from tartlet.image.cache.cached_image import CachedImage
+from tartlet.image.cache.twins import linked_twin
 from tartlet.image.format.layout import Layout, flat_layout
 from tartlet.image.format.manifest import BadManifest, digest_of, read_manifest
 from tartlet.image.format.reference import ImageName
@@ -124,6 +125,8 @@ async def pull(
         return Pulled(image=cached, was_cached=True)
     while True:
         image = await to_thread.run_sync(cache.link, name, remote.digest)
+        if not image:
+            image = await to_thread.run_sync(linked_twin, cache, name, remote.digest)
         if image:
             return Pulled(image=image, was_cached=True)
         await to_thread.run_sync(make_room, LEAST_ROOM)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
-from tartlet.host.copying import reflink, sparse_copy
+from tartlet.host.copying import reflink
 from tartlet.host.files import write_at, write_new
 from tartlet.host.scratch import scratch_folder
 from tartlet.host.trouble import trouble_writing
 from tartlet.image.cache.cache import ImageCache
 from tartlet.image.cache.cached_image import MANIFEST_FILE, OCI_CONFIG_FILE, CachedImage
+from tartlet.image.cache.twins import files, shared
 from tartlet.image.format.manifest import usual_oci_config
 from tartlet.image.format.source import DiskSource
 from tartlet.image.push.plan import Target
@@ -45,9 +45,9 @@ def filled_from(image: CachedImage) -> Callable[[Path], None]:
     """Fills a folder with the files of a cached image, sharing them: nobody writes to them any more."""
 
     def fill(folder: Path) -> None:
-        for path in (image.config_path, image.disk_path, image.nvram_path, image.oci_config_path):
-            if path != image.oci_config_path or path.exists():
-                _shared(path, folder / path.name)
+        for path in files(image):
+            if path != image.manifest_path:
+                shared(path, folder / path.name)
 
     return fill
 
@@ -71,14 +71,6 @@ def _written(path: Path, content: bytes) -> None:
         write_new(path, content)
     except OSError as exc:
         raise trouble_writing(path, exc) from exc
-
-
-def _shared(source: Path, target: Path) -> None:
-    with suppress(OSError):
-        os.link(source, target)
-        return
-    if not reflink(source, target):
-        sparse_copy(source, target, sync=True)
 
 
 def _flat_copy(disk: DiskSource, path: Path) -> None:

@@ -1,0 +1,49 @@
+"""One image in several repositories: its digest and so its files are the same, and the cache has these once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from tartlet.host.copying import reflink, sparse_copy
+from tartlet.host.scratch import scratch_folder
+from tartlet.image.cache.cache import ImageCache
+from tartlet.image.cache.cached_image import CachedImage, ImageMissing
+from tartlet.image.format.reference import ImageName
+
+log = logging.getLogger(__name__)
+
+
+def linked_twin(cache: ImageCache, name: ImageName, digest: str) -> CachedImage | None:
+    """Have an image under `name` by giving the files of one from another repository a second name.
+
+    None when no other repository has it here, or its files cannot have more names. Raises FileTrouble.
+    """
+    for twin in cache.images():
+        if twin.digest != digest or not (twin.disk_path.exists() and twin.manifest_path.exists()):
+            continue
+        try:
+            with cache.using(twin), scratch_folder(cache.work_folders()) as work:
+                for path in files(twin):
+                    os.link(path, work / path.name)
+                return cache.install(work, name, digest)
+        except (ImageMissing, OSError) as exc:
+            log.debug("%s cannot be shared: %s", twin.name, exc)
+    return None
+
+
+def files(image: CachedImage) -> list[Path]:
+    """Those of its files that are there and belong to the image itself."""
+    paths = (image.config_path, image.disk_path, image.nvram_path, image.manifest_path, image.oci_config_path)
+    return [path for path in paths if path.exists()]
+
+
+def shared(source: Path, target: Path) -> None:
+    """Give a file that nobody writes to any more a second name, or make the cheapest copy. Raises OSError."""
+    with suppress(OSError):
+        os.link(source, target)
+        return
+    if not reflink(source, target):
+        sparse_copy(source, target, sync=True)
