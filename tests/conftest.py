@@ -56,7 +56,7 @@ def leaves_no_process() -> Iterator[None]:
     """A test ends the processes that it started; fixtures of a wider scope were set up before this one looks."""
     before = process_ids()
     yield
-    left = survivors(before, grace=3)
+    left = survivors(before, grace=15)
     assert not left, f"still running after the test: {left}"
 
 

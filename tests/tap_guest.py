@@ -40,12 +40,12 @@ class TapGuest:
         """Put a frame on the cable."""
         os.write(self.descriptor, _HEADER + frame)
 
-    def heard(self, within: float = 3.0) -> bytes | None:
+    def heard(self, within: float = 5.0) -> bytes | None:
         """The next frame from the cable; None when none comes in time."""
         ready, _, _ = select.select([self.descriptor], [], [], within)
         return os.read(self.descriptor, 1 << 17)[len(_HEADER) :] if ready else None
 
-    def dhcp(self, kind: int, *options: bytes, source: str = "0.0.0.0", within: float = 3.0) -> Answer | None:
+    def dhcp(self, kind: int, *options: bytes, source: str = "0.0.0.0", within: float = 5.0) -> Answer | None:
         """Say something to the DHCP server by broadcast; its answer, or None when there is none in time."""
         mark = int.from_bytes(os.urandom(4), "big")
         head = _BOOTP.pack(1, 1, 6, 0, mark, 0, 0x8000, *([bytes(4)] * 4), self.mac, b"", b"")
@@ -53,7 +53,7 @@ class TapGuest:
         self.send(udp_frame(self.mac, BROADCAST, source, "255.255.255.255", 68, 67, body))
         return next((answer for frame in self.frames(within) if (answer := _answer_in(frame, mark))), None)
 
-    def reaches(self, own: str, router: str, target: str, port: int, within: float = 1.5, **forged: str) -> bool:
+    def reaches(self, own: str, router: str, target: str, port: int, within: float = 5, **forged: str) -> bool:
         """Whether a datagram to `target` is answered. `forged` may give another source: `source="192.0.2.1"`."""
         hardware = self.hardware_of(own, router)
         if hardware is None:
@@ -62,11 +62,11 @@ class TapGuest:
         self.send(udp_frame(self.mac, hardware, forged.get("source", own), target, 5555, port, asked))
         return any(asked in frame for frame in self.frames(within))
 
-    def hardware_of(self, own: str, other: str) -> bytes | None:
-        """The MAC address of a machine on the same bridge; None when it does not answer."""
+    def hardware_of(self, own: str, other: str, within: float = 5.0) -> bytes | None:
+        """The MAC address of a machine on the same bridge; None when it does not answer in time."""
         wanted = IPv4Address(other)
         self.send(arp_question(self.mac, IPv4Address(own), wanted))
-        return next((found for frame in self.frames(1) if (found := arp_answer(frame, wanted))), None)
+        return next((found for frame in self.frames(within) if (found := arp_answer(frame, wanted))), None)
 
     def frames(self, within: float) -> Iterator[bytes]:
         """What comes from the cable in this many seconds."""
@@ -78,7 +78,7 @@ class TapGuest:
 
     def leased(self, *options: bytes) -> Answer | None:
         """Discover, request, and what came of it. `options` go into both packets."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             offer = self.dhcp(DISCOVER, *options, within=1)
             if offer is not None:

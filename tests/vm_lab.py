@@ -100,7 +100,7 @@ class Lab:
         """What a shell script prints in the guest."""
         return self.done("exec", name, "sh", "-c", script).strip()
 
-    def supervisor(self, name: str = "mini", within: float = 20) -> int:
+    def supervisor(self, name: str = "mini", within: float = 40) -> int:
         """The process that runs the VM, waited for."""
         until(lambda: self.vm(name).supervisor() != 0, f"{name} to run", within)
         return self.vm(name).supervisor()
@@ -133,7 +133,7 @@ def _linked_or_copied(source: str, target: str) -> None:
         subprocess.run(["cp", "-p", "--sparse=always", source, target], check=True)
 
 
-def until(true: Callable[[], bool], what: str, within: float = 20) -> None:
+def until(true: Callable[[], bool], what: str, within: float = 40) -> None:
     """Wait for something nobody tells of. Fails the test when it does not come.
 
     After each look there is a pause as long as the look was: a command that is called again and again would else take
@@ -165,7 +165,7 @@ def words_of(pid: int) -> bytes:
 
 
 @contextmanager
-def leaving_nobody(grace: float = 3) -> Generator[None]:
+def leaving_nobody(grace: float = 15) -> Generator[None]:
     """Every process that was started in the block has ended at its end, helpers too."""
     before = process_ids()
     yield

@@ -101,11 +101,9 @@ def test_the_disk_is_sparse_and_protected(disk: Path) -> None:
 
 
 @pytest.mark.usefixtures("disk")
-async def test_the_second_build_takes_no_time_and_tells_so() -> None:
+async def test_a_second_build_only_looks_into_the_cache_and_tells_so() -> None:
     told: list[Progress] = []
-    started = time.monotonic()
     await from_distro("debian:12", cache=CACHE, architecture="x86_64", report=told.append)
-    assert time.monotonic() - started < 1
     assert [progress.stage for progress in told] == ["found the guest in the cache"]
 
 

@@ -160,7 +160,7 @@ def test_nobody_there_is_told(tmp_path: Path) -> None:
     done = subprocess.run([*session_words(tmp_path, "", "true")], capture_output=True, timeout=30, check=False)
     assert done.returncode == 99
     assert b"control socket does not answer" in done.stderr
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25
 
 
 @pytest.mark.parametrize("flags", ["", "t"])

@@ -154,7 +154,7 @@ def test_a_stopped_session_goes_on_raw(terminal: Terminal, folder: Path) -> None
         subprocess.run(["stty", "sane"], stdin=terminal.theirs, check=True)
         assert not terminal.is_raw()
         os.kill(pid, signal.SIGCONT)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not terminal.is_raw():
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -177,7 +177,7 @@ def _processes(words: str) -> list[int]:
 
 
 def _gone(words: str) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while subprocess.run(["pgrep", "-f", words], capture_output=True, check=False).stdout:
         assert time.monotonic() < deadline, f"{words} still runs"
         time.sleep(0.05)

@@ -111,7 +111,7 @@ async def test_a_port_where_nobody_listens_is_told(tmp_path: Path) -> None:
         port = unused.getsockname()[1]
         async with forward(tmp_path, port) as made:
             assert await said(made.port, b"") == b""
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 while not made.notes:  # noqa: ASYNC110 - told after the connection has closed
                     await anyio.sleep(0.01)
             assert made.notes == [f"port {port} of the guest: Connection refused"]
@@ -135,7 +135,7 @@ async def test_without_our_agent_it_is_refused_with_the_reason(tmp_path: Path) -
     with scripted_qga() as (port, _):
         async with served(tmp_path, port, MAC), forwarded(tmp_path, 22, note=notes.append) as local:
             assert await said(local, b"") == b""
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 while len(notes) < 2:  # noqa: ASYNC110 - told after the connection has closed
                     await anyio.sleep(0.01)
     assert notes[0].endswith("cannot carry connections")

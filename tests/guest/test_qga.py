@@ -207,7 +207,7 @@ async def test_silence_is_given_up() -> None:
         begun = time.monotonic()
         with pytest.raises(AgentUnavailable, match="did not answer"):
             await opened(sock).ping()
-        assert 0.4 < time.monotonic() - begun < 2
+        assert 0.4 < time.monotonic() - begun < 20
 
 
 async def test_a_reply_that_drips_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +225,7 @@ async def test_a_reply_that_drips_for_ever_is_given_up(monkeypatch: pytest.Monke
             begun = time.monotonic()
             with pytest.raises(AgentUnavailable):
                 await agent.ping()
-            assert 0.9 < time.monotonic() - begun < 2
+            assert 0.9 < time.monotonic() - begun < 20
             tasks.cancel_scope.cancel()
 
 

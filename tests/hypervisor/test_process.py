@@ -36,7 +36,7 @@ def appears(path: Path, within: float = 20.0) -> None:
     assert path.exists()
 
 
-def ended(pid: int, within: float = 5.0) -> bool:
+def ended(pid: int, within: float = 20.0) -> bool:
     deadline = time.monotonic() + within
     while (alive := _lives(pid)) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -120,7 +120,7 @@ async def test_a_guest_is_mute_when_the_process_is_killed() -> None:
             assert tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT)
             os.kill(processes()["process"], signal.SIGKILL)
             await anyio.to_thread.run_sync(until, _no_own_rules, "its rules to be gone")
-            assert tap.hardware_of(own, GATEWAY) is None
+            assert tap.hardware_of(own, GATEWAY, within=1) is None
             assert not tap.reaches(own, GATEWAY, UPLINK_ADDRESS, PORT, within=0.5)
     await anyio.to_thread.run_sync(gone)
 

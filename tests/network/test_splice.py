@@ -130,11 +130,12 @@ async def test_further_connections_wait_for_a_place() -> None:
     async with carried(echo, room=2) as address:
 
         def crowd() -> list[bytes]:
-            first, second, third = (socket.create_connection(address, timeout=0.3) for _ in range(3))
+            first, second, third = (socket.create_connection(address, timeout=10) for _ in range(3))
             with first, second, third:
                 for client in (first, second, third):
                     client.sendall(b"x")
                 told = [first.recv(1), second.recv(1)]
+                third.settimeout(0.3)
                 with pytest.raises(TimeoutError):
                     third.recv(1)
                 first.close()

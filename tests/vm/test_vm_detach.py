@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
@@ -13,10 +12,8 @@ from vm_lab import BACKGROUND, Lab, kill, leaving_nobody, until
 
 def test_a_caller_that_captures_output_is_not_kept_waiting(suspended: Lab) -> None:
     with leaving_nobody():
-        begun = time.monotonic()
         called = suspended.tart("run", "mini", "--no-graphics", "--detach")  # which reads to the end of its output
         assert (called.code, called.err) == (0, "")
-        assert time.monotonic() - begun < 5
         supervisor = suspended.supervisor()
         assert os.getsid(supervisor) == supervisor
         assert [os.readlink(f"/proc/{supervisor}/fd/{number}") for number in range(3)] == [

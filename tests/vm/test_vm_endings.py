@@ -110,7 +110,7 @@ def test_the_supervisor_is_killed_and_takes_everybody_along(suspended: Lab, numb
             with pytest.raises(subprocess.TimeoutExpired):
                 waiting.wait(0.5)
             kill(supervisor, number)
-            assert waiting.communicate(timeout=10)[0] == "killed\n"
+            assert waiting.communicate(timeout=30)[0] == "killed\n"
         assert suspended.state() == "stopped"
         assert suspended.tart("stop", "mini").code == 2
 
@@ -133,7 +133,7 @@ def test_stop_frees_the_lock_and_a_frozen_supervisor_is_killed(suspended: Lab) -
         kill(supervisor, signal.SIGSTOP)
         begun = time.monotonic()
         suspended.done("stop", "mini", "--timeout", "1")
-        assert 0.9 < time.monotonic() - begun < 4
+        assert 0.9 < time.monotonic() - begun < 20, "not the thirty seconds of a stop without --timeout"
         assert suspended.vm().supervisor() == 0
         suspended.done("delete", "mini")
 

@@ -146,16 +146,16 @@ async def stream(ours: Served, name: str) -> AsyncGenerator[aiohttp.ClientWebSoc
 async def test_the_terminal_is_the_serial_port() -> None:
     async with served() as ours, stream(ours, "terminal") as one, stream(ours, "terminal") as other:
         ours.serial.sendall(b"login: ")
-        assert await one.receive_bytes(timeout=5) == b"login: "
-        assert await other.receive_bytes(timeout=5) == b"login: "
+        assert await one.receive_bytes(timeout=20) == b"login: "
+        assert await other.receive_bytes(timeout=20) == b"login: "
         await one.send_bytes(b"root\r")
         ours.serial.setblocking(False)
         await anyio.wait_readable(ours.serial)
         assert ours.serial.recv(100) == b"root\r"
         await other.send_str("seven")
-        assert (await other.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE, "nonsense ends it"
+        assert (await other.receive(timeout=20)).type is aiohttp.WSMsgType.CLOSE, "nonsense ends it"
         ours.serial.close()
-        assert (await one.receive(timeout=5)).data == sockets.ENDED, "the page is told that the VM has ended"
+        assert (await one.receive(timeout=20)).data == sockets.ENDED, "the page is told that the VM has ended"
 
 
 async def test_a_page_that_shows_nothing_is_sent_little() -> None:
@@ -165,7 +165,7 @@ async def test_a_page_that_shows_nothing_is_sent_little() -> None:
         unseen = await _until_silence(ws)
         assert 512 << 10 <= unseen < 1 << 20
         await ws.send_str(str(unseen))
-        more = await ws.receive_bytes(timeout=5)
+        more = await ws.receive_bytes(timeout=20)
         assert more, "it goes on when the page has caught up"
 
 
@@ -173,7 +173,7 @@ async def _until_silence(ws: aiohttp.ClientWebSocketResponse) -> int:
     total = 0
     while True:
         try:
-            total += len(await ws.receive_bytes(timeout=0.5))
+            total += len(await ws.receive_bytes(timeout=2))
         except TimeoutError:
             return total
 
@@ -181,14 +181,14 @@ async def _until_silence(ws: aiohttp.ClientWebSocketResponse) -> int:
 async def test_the_screen_is_joined_to_qemu_and_waits_for_a_slow_page() -> None:
     async with served() as ours, stream(ours, "screen") as ws:
         ours.screen.sendall(b"RFB 003.008\n")
-        assert await ws.receive_bytes(timeout=5) == b"RFB 003.008\n"
+        assert await ws.receive_bytes(timeout=20) == b"RFB 003.008\n"
         await ws.send_bytes(b"RFB 003.008\n")
         ours.screen.setblocking(False)
         await anyio.wait_readable(ours.screen)
         assert ours.screen.recv(100) == b"RFB 003.008\n"
         assert await _filled(ours.screen) < 64 << 20, "the client of this test reads nothing"
         ours.screen.close()
-        while (message := await ws.receive(timeout=5)).type is aiohttp.WSMsgType.BINARY:
+        while (message := await ws.receive(timeout=20)).type is aiohttp.WSMsgType.BINARY:
             pass
         assert message.type is aiohttp.WSMsgType.CLOSE
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from tempfile import TemporaryFile
 
 import anyio
+from anyio.abc import ByteReceiveStream, Process
 
 from tartlet.errors import ToolFailed, ToolMissing
 
@@ -25,14 +26,33 @@ async def run(*argv: str | os.PathLike[str], stdin: bytes = b"", env: Mapping[st
     """
     words = [os.fspath(word) for word in argv]
     log.debug("run: %s", shlex.join(words))
+    process: Process | None = None
     try:
         with TemporaryFile() as given:  # a file, because a pipe breaks when the program does not read it to its end
             given.write(stdin)
             given.seek(0)
-            done = await anyio.run_process(words, stdin=given, check=False, env={**os.environ, **(env or {})})
+            with anyio.CancelScope(shield=True):  # asyncio kills one that it is just starting, but does not reap it
+                process = await anyio.open_process(words, stdin=given, env={**os.environ, **(env or {})})
     except FileNotFoundError as exc:
         raise ToolMissing(words[0]) from exc
-    return _outcome(words, done.returncode, done.stdout, done.stderr)
+    assert process is not None
+    async with process:
+        stdout, stderr = await _said(process)
+        return _outcome(words, await process.wait(), stdout, stderr)
+
+
+async def _said(process: Process) -> tuple[bytes, bytes]:
+    """What it prints, to the end of both its outputs."""
+    told = [b"", b""]
+
+    async def hear(number: int, stream: ByteReceiveStream | None) -> None:
+        assert stream is not None
+        told[number] = b"".join([piece async for piece in stream])
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hear, 0, process.stdout)
+        tasks.start_soon(hear, 1, process.stderr)
+    return told[0], told[1]
 
 
 def run_now(*argv: str | os.PathLike[str], timeout: float | None = None) -> str:
