@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from tartlet.disk.vm_files import VmFiles
 from tartlet.errors import UserError
 from tartlet.image.format.reference import ImageName
 
@@ -38,28 +39,10 @@ class ImageInUse(UserError):
         self.name = name
 
 
-class ImageFiles:
+class ImageFiles(VmFiles):
     """The files of an image in its folder."""
 
     __slots__ = ()
-
-    path: Path
-    """The folder."""
-
-    @property
-    def config_path(self) -> Path:
-        """The VM's configuration as it was pushed."""
-        return self.path / "config.json"
-
-    @property
-    def disk_path(self) -> Path:
-        """The flat disk. Stacked images, which others may have put here, have none."""
-        return self.path / "disk.img"
-
-    @property
-    def nvram_path(self) -> Path:
-        """Firmware variables."""
-        return self.path / "nvram.bin"
 
     @property
     def manifest_path(self) -> Path:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tartlet.disk.vm_files import VmFiles
 from tartlet.errors import UserError
 from tartlet.host.locks import lock_holder
 from tartlet.vm.stored.model import VmConfig, VmState
@@ -40,26 +41,11 @@ class VmIncomplete(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class VmFolder:
+class VmFolder(VmFiles):
     """One VM's folder. A value: making one opens and checks nothing."""
 
     name: str
     path: Path
-
-    @property
-    def config_path(self) -> Path:
-        """The configuration, and the file whose lock means running."""
-        return self.path / "config.json"
-
-    @property
-    def disk_path(self) -> Path:
-        """The main disk: raw, or a qcow2 overlay on a base beside it."""
-        return self.path / "disk.img"
-
-    @property
-    def nvram_path(self) -> Path:
-        """Firmware variables."""
-        return self.path / "nvram.bin"
 
     @property
     def state_path(self) -> Path:
