@@ -41,7 +41,6 @@ def cache(tmp_path: Path) -> ImageCache:
 
 @pytest.fixture
 def endless_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pull_disk, "_PATIENCE", 1000.0)
     monkeypatch.setattr(pull_disk, "_LEAST_PATIENCE", 1000.0)
 
 
@@ -133,7 +132,6 @@ async def test_a_pull_takes_what_a_killed_one_had_finished_and_waits_for_nothing
 async def test_a_pull_whose_registry_is_silent_is_not_waited_for_without_end(
     cache: ImageCache, repository: Repository, disks: list[Path], before: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pull_disk, "_PATIENCE", 0.2)
     monkeypatch.setattr(pull_disk, "_LEAST_PATIENCE", 0.2)
     blob = (await blobs_of_disk(repository, 0))[0]
     has_begun = anyio.Event()

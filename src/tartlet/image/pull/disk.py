@@ -38,10 +38,11 @@ _LARGEST_ZEROS = 1024 * MIB
 _POLL = 0.2
 """Seconds between two looks at a piece that another pull is fetching."""
 
-_PATIENCE = 10.0
-"""Seconds that such a piece is waited for as long as it is not known how long fetching one takes."""
-
 _LEAST_PATIENCE = 1.0
+"""Seconds that such a piece is waited for in any case."""
+
+_SLOWEST = 2_000_000
+"""Bytes a second that the other is expected to fetch as long as this pull has fetched nothing that tells more."""
 
 
 class DiskInProgress:
@@ -55,7 +56,8 @@ class DiskInProgress:
         self._is_new = is_new
         self._zeros: frozenset[int] = frozenset()
         self._growing, self._lock = GrowingDisks(cache, work.path), cache.pieces_lock
-        self._patience = _PATIENCE
+        self._longest: float | None = None
+        """Seconds that a piece of this pull has taken at most."""
 
     @property
     def room_needed(self) -> int:
@@ -92,16 +94,17 @@ class DiskInProgress:
         """
         waiting = deque(self._missing())
         put_off: dict[int, float] = {}
+        """Until when."""
 
         async def work() -> None:
             while waiting:
                 place = waiting.popleft()
-                patient = anyio.current_time() - put_off.get(place, math.inf) < self._patience
+                patient = anyio.current_time() < put_off.get(place, math.inf)
                 if await self._finish(place, repository, local, counter, patient=patient):
                     continue
                 if place in put_off:
                     await anyio.sleep(_POLL)
-                put_off.setdefault(place, anyio.current_time())
+                put_off.setdefault(place, anyio.current_time() + self._patience(place))
                 waiting.append(place)
 
         await self._side_by_side(work, at_once)
@@ -145,7 +148,12 @@ class DiskInProgress:
         began, zeros = anyio.current_time(), self._is_new
         path, tell = self._work.disk_path, counter.move
         await fetch_piece(repository, piece, self._descriptor, path, reads_as_zeros=zeros, progress=tell)
-        self._patience = max(_LEAST_PATIENCE, 2 * (anyio.current_time() - began))
+        self._longest = max(self._longest or 0, anyio.current_time() - began)
+
+    def _patience(self, place: int) -> float:
+        """Seconds to wait for another pull that fetches a piece: twice as long as it would take here."""
+        longest = self._pieces[place].blob.size / _SLOWEST if self._longest is None else self._longest
+        return max(_LEAST_PATIENCE, 2 * longest)
 
     def _note(self, place: int) -> None:
         self._journal.add(place)
