@@ -281,6 +281,16 @@ async def test_an_image_with_labels_goes_to_another_registry_when_its_own_is_gon
     assert image.disk_path.read_bytes() == (store.folder("vm").path / "disk.img").read_bytes()
 
 
+async def test_a_cached_image_with_a_damaged_manifest_is_copied_all_the_same(
+    store: VmStore, name: ImageName, tmp_path: Path
+) -> None:
+    result = await push(store, "vm", [name], replace(OPTIONS, populate_cache=True))
+    ImageCache(store.home).find(name).manifest_path.write_bytes(b'{"schemaVersion":2')
+    elsewhere = ImageName(name.host, f"{name.namespace}-copy", tag="two")
+    assert (await push(store, str(name), [elsewhere], OPTIONS)).digest == result.digest
+    assert (await pulled(elsewhere, tmp_path / "other")).digest == result.digest
+
+
 async def test_names_that_lead_nowhere_are_told(store: VmStore, name: ImageName, before: Front) -> None:
     with pytest.raises(VmMissing):
         await push(store, "nope", [name], OPTIONS)

@@ -82,5 +82,14 @@ def is_complete(folder: Path) -> bool:
     at = os.fspath(folder)
     if not (os.path.exists(f"{at}/config.json") and os.path.exists(f"{at}/nvram.bin")):
         return False
-    disk = os.path.exists(f"{at}/disk.img") or os.path.exists(f"{at}/{MANIFEST_FILE}")
+    disk = os.path.exists(f"{at}/disk.img") or _is_stacked(f"{at}/{MANIFEST_FILE}")
     return disk and not os.path.exists(f"{at}/overlay.asif")
+
+
+def _is_stacked(manifest: str) -> bool:
+    """Whether a manifest tells of overlays; in JSON the slash before this part of their media type may be escaped."""
+    try:
+        with open(manifest, "rb") as file:
+            return b"vnd.cirruslabs.tart.disk.asif." in file.read()
+    except OSError:
+        return False

@@ -1,4 +1,4 @@
-"""One image in several repositories: its digest and so its files are the same, and the cache has these once."""
+"""One image in several repositories: its digest and so its files are the same, and the cache has the disk once."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ log = logging.getLogger(__name__)
 
 
 def linked_twin(cache: ImageCache, name: ImageName, digest: str) -> CachedImage | None:
-    """Have an image under `name` by giving the files of one from another repository a second name.
+    """Have an image under `name` by giving the disk of one from another repository a second name.
 
-    None when no other repository has it here, or its files cannot have more names. Raises FileTrouble.
+    None when no other repository has it here, or its disk cannot have more names. Raises FileTrouble.
     """
     for twin in cache.images():
         if twin.digest != digest or not (twin.disk_path.exists() and twin.manifest_path.exists()):
             continue
         try:
             with cache.using(twin), scratch_folder(cache.work_folders()) as work:
+                os.link(twin.disk_path, work / twin.disk_path.name)
                 for path in files(twin):
-                    os.link(path, work / path.name)
+                    if path != twin.disk_path:
+                        sparse_copy(path, work / path.name, sync=True)
                 return cache.install(work, name, digest)
         except (ImageMissing, OSError) as exc:
             log.debug("%s cannot be shared: %s", twin.name, exc)

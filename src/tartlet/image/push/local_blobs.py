@@ -55,7 +55,8 @@ def local_blobs(image: CachedImage) -> Generator[LocalBlobs]:
         raise FileTrouble("cannot read", image.path, exc) from exc
     small = [config, nvram, _oci_config(image, config)]
     manifest = image.manifest()
-    layout = flat_layout_of(read_manifest(manifest)) if manifest is not None else None
+    is_whole = manifest is not None and digest_of(manifest) == image.digest
+    layout = flat_layout_of(read_manifest(manifest)) if manifest is not None and is_whole else None
     if layout is None or not image.disk_path.exists():
         yield LocalBlobs(small, (), None)
         return
