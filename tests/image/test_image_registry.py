@@ -398,6 +398,23 @@ async def test_many_tasks_ask_for_one_token(before: Front, tmp_path: Path) -> No
     assert before.count("GET", "/token") == 1
 
 
+async def test_many_tasks_ask_a_source_once(before: Front, tmp_path: Path) -> None:
+    before.auth = "basic"
+    helper = tmp_path / "docker-credential-counted"
+    answer = '{"Username": "alice", "Secret": "s3cr:t"}'
+    helper.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\necho '{answer}'\n")
+    helper.chmod(0o755)
+    (tmp_path / ".docker").mkdir()
+    (tmp_path / ".docker" / "config.json").write_text('{"credsStore": "counted"}')
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    async with client(tmp_path, {"PATH": path}) as registries:
+        repository = registries.repository(before.host, fresh())
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(repository.has_blob, FOX_DIGEST)
+    assert (tmp_path / "asked").read_text() == "asked\n"
+
+
 async def test_a_token_that_ends_is_replaced(before: Front, tmp_path: Path) -> None:
     before.auth, before.token_answer = "bearer", lambda text: {"token": text, "expires_in": 0.3}
     async with client(tmp_path, ALICE) as registries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
+import anyio
 from yarl import URL
 
 from tartlet.image.credentials.secret import Credentials
@@ -32,7 +33,7 @@ class Authorizer:
         self._challenge: Challenge | None = None
         self._credentials: Credentials | None = None
         self._source = ""
-        self._asked_sources = False
+        self._asked_sources, self._asking = False, anyio.Lock()
 
     @property
     def hint(self) -> str:
@@ -67,9 +68,10 @@ class Authorizer:
         return f"Bearer {token.text}"
 
     async def _who(self) -> Credentials | None:
-        if not self._asked_sources:
-            self._source, self._credentials = await self._sources.first(self._host, self._namespace) or ("", None)
-            self._asked_sources = True
+        async with self._asking:  # some sources start a program, or show a dialog
+            if not self._asked_sources:
+                self._source, self._credentials = await self._sources.first(self._host, self._namespace) or ("", None)
+                self._asked_sources = True
         return self._credentials
 
     async def _fetch(self, challenge: Challenge) -> Token:
