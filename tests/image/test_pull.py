@@ -45,6 +45,7 @@ from tartlet.image.registry import registry
 from tartlet.image.registry.bodies import from_bytes
 from tartlet.image.registry.errors import ImageNotInRegistry
 from tartlet.image.registry.registry import Repository, opened
+from tartlet.image.registry.unreachable import RegistryUnreachable
 from tartlet.image.registry.upload import push_blob
 from tartlet.units import MIB
 
@@ -270,6 +271,16 @@ async def test_faults_of_the_network_are_mended(
     before.faults.append(fault)
     assert same((await pull(cache, repository, named(repository))).image.disk_path, disk)
     assert fault.times == 0
+
+
+async def test_a_registry_that_goes_away_is_not_taken_for_a_wrong_name(
+    cache: ImageCache, repository: Repository, disk: Path, before: Front
+) -> None:
+    await pushed(repository, "one", disk, piece=PIECE)
+    before.faults.append(Fault("GET", BLOBS, times=1000, drop=True))
+    with pytest.raises(RegistryUnreachable) as failure:
+        await pull(cache, repository, named(repository))
+    assert "not lost" in str(failure.value.hint)
 
 
 async def test_a_blob_that_stays_damaged_leaves_nothing_visible_and_is_resumed(

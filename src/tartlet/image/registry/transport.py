@@ -57,6 +57,8 @@ class Transport:
     def __init__(self, session: aiohttp.ClientSession, pace: Pace, environment: Mapping[str, str]) -> None:
         self.pace = pace
         self.environment = environment
+        self.answered: set[URL] = set()
+        """Origins that have answered something."""
         self._session = session
 
     def proxy_for(self, url: URL) -> str | None:
@@ -81,6 +83,7 @@ class Transport:
         origin = url.origin()
         for _ in range(_MOST_REDIRECTS):
             async with self._sent(method, url, headers, body, size) as response:
+                self.answered.add(url.origin())
                 if response.status not in _REDIRECTS or "Location" not in response.headers:
                     yield response
                     return
@@ -202,7 +205,9 @@ class Attempts:
         self._transport.pace.failed()
         if last or stays_so(cause):
             proxy = self._transport.proxy_for(self._url)
-            raise RegistryUnreachable(shown(self._url), cause, shown(URL(proxy)) if proxy else None) from cause
+            was_there = self._url.origin() in self._transport.answered
+            through = shown(URL(proxy)) if proxy else None
+            raise RegistryUnreachable(shown(self._url), cause, through, was_there=was_there) from cause
         await self._wait(None, cause)
 
     async def _wait(self, asked: float | None, why: object) -> None:

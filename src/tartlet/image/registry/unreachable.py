@@ -9,6 +9,7 @@ import ssl
 from tartlet.errors import UserError
 from tartlet.image.registry.errors import PROXY_LOGIN
 
+_COMES_BACK = "it has answered before: do the same again when it is back, what came through so far is not lost"
 _PLAIN_HTTP = "the registry speaks plain HTTP; use --insecure if you trust the network"
 _OTHER_NAMES = {62, 64}
 """OpenSSL's numbers of "hostname mismatch" and "IP address mismatch" (x509_vfy.h)."""
@@ -17,10 +18,11 @@ _OTHER_NAMES = {62, 64}
 class RegistryUnreachable(UserError):
     """No answer at all: no connection, no name, no valid certificate, or the connection broke."""
 
-    def __init__(self, url: str, cause: BaseException, proxy: str | None = None) -> None:
-        """`url` and `proxy` are for people: without user, password and query."""
+    def __init__(self, url: str, cause: BaseException, proxy: str | None = None, *, was_there: bool = False) -> None:
+        """`url` and `proxy` are for people: without user, password and query. `was_there`: it has answered before."""
         through = f" through the proxy {proxy}" if proxy else ""
-        super().__init__(f"cannot reach {url}{through}: {_why(cause)}", _what_helps(url, cause, proxy))
+        hint = _COMES_BACK if was_there else _what_helps(url, cause, proxy)
+        super().__init__(f"cannot reach {url}{through}: {_why(cause)}", hint)
         self.url, self._why = url, _why(cause)
 
     @property
