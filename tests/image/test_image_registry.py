@@ -276,13 +276,17 @@ async def test_wrong_bytes_are_noticed(before: Front, registries: Registries) ->
         await repository.read_blob(blob)
 
 
-async def test_a_manifest_that_is_another_is_refused(before: Front, registries: Registries) -> None:
+async def test_a_manifest_that_is_another_is_fetched_again_and_then_refused(
+    before: Front, registries: Registries
+) -> None:
     repository = registries.repository(before.host, fresh())
     await push_blob(repository, octets(FOX), from_bytes(FOX))
     raw = Manifest(schema_version=2, config=octets(FOX), layers=()).encoded()
     digest = await repository.put_manifest("latest", raw)
     for reference in (digest, "latest"):
         before.faults.append(Fault("GET", "/manifests/", change=lambda data: data + b" "))
+        assert await repository.manifest(reference) == raw
+        before.faults.append(Fault("GET", "/manifests/", times=2, change=lambda data: data + b" "))
         with pytest.raises(CorruptBlob, match=digest):
             await repository.manifest(reference)
     accepts = {one.headers["Accept"] for one in before.seen if "/manifests/" in one.path and one.method == "GET"}
