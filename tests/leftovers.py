@@ -59,11 +59,29 @@ def _ours(pid: int) -> str | None:
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except ProcessLookupError:  # so do newer kernels tell that it has no memory any more
+        environment, words = b"", []
     except OSError:  # it ended meanwhile, or belongs to somebody else
         return None
+    if not environment and _is_ending(pid):
+        return f"{pid}, which is ending"
     if wanted not in environment.split(b"\0"):
         return None
     return f"{pid}: {' '.join(word.decode(errors='replace') for word in words).strip()}"
+
+
+_EXITING = 0x4  # PF_EXITING of Linux' sched.h
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether a process has given its memory back, but perhaps not yet its files and their locks."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if told[0] == "Z":
+            return len(os.listdir(f"/proc/{pid}/task")) > 1
+        return bool(int(told[6]) & _EXITING)
+    except OSError:
+        return False
 
 
 def _text(path: Path) -> str:

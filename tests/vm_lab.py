@@ -17,7 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
+
+import tartlet
 from command import TART, Called, surroundings
+from guest_channels import Heard, heard
 from leftovers import process_ids, survivors
 from machines import mini_guest
 from namespaces import Namespace
@@ -93,12 +97,14 @@ class Lab:
 
     def state(self, name: str = "mini") -> str:
         """Its state, as `tart list` tells it."""
-        rows = (line.split() for line in self.done("list").splitlines()[1:])
-        return next(row[-1] for row in rows if row[1] == name)
+        entries = tartlet.local_entries(tartlet.VmStore(tartlet.Home(self.home)))
+        return next(str(entry.state) for entry in entries if entry.name == name)
 
-    def sh(self, script: str, name: str = "mini") -> str:
-        """What a shell script prints in the guest."""
-        return self.done("exec", name, "sh", "-c", script).strip()
+    def sh(self, script: str, name: str = "mini", *, user: str = "") -> str:
+        """What a shell script prints in the guest, where it has to succeed; as by `tart exec`, in this process."""
+        said = anyio.run(_heard, self.vm(name).path, script, user)
+        assert said.code == 0, (script, said)
+        return said.out.decode().strip()
 
     def supervisor(self, name: str = "mini", within: float = 40) -> int:
         """The process that runs the VM, waited for."""
@@ -123,6 +129,13 @@ def made(home: Path, network: Namespace, *, name: str = "mini") -> Lab:
     lab.done("create", "--linux", name)
     lab.done("set", name, "--disk", str(mini_guest()), "--cpu", "1", "--memory", "256")
     return lab
+
+
+async def _heard(folder: Path, script: str, user: str) -> Heard:
+    command = tartlet.Command(name="sh", args=("-c", script), user=user)
+    with anyio.fail_after(60):
+        async with tartlet.connect(folder) as channel:
+            return await heard(channel, command=command)
 
 
 def _linked_or_copied(source: str, target: str) -> None:

@@ -96,7 +96,7 @@ def test_a_clone_becomes_a_machine_of_its_own_and_nothing_else_does(suspended_de
         assert copied[:2] == ["my-copy", "my-copy"]
         assert len(copied) == len(own)
         assert not set(copied) & set(own)
-        until(lambda: lab.sh("systemctl is-active ssh", "My Copy") == "active", "the SSH server")
+        until(lambda: lab.sh("systemctl is-active ssh || true", "My Copy") == "active", "the SSH server")
         assert lab.sh("sudo -n true; getent hosts my-copy; systemctl --failed --no-legend", "My Copy").split()[1:] == (
             ["my-copy"]
         )

@@ -13,7 +13,7 @@ def test_it_has_booted_to_login_with_a_grown_root_and_keys_of_its_own(debian: La
     until(lambda: "debian login:" in debian.vm("debian").serial_log_path.read_text(), "the login prompt", within=180)
 
     def said(command: str) -> str:
-        return debian.done("exec", "--user", "root", "debian", "sh", "-c", command).strip()
+        return debian.sh(command, "debian", user="root")
 
     assert int(said("df --output=size --block-size=1G / | tail -1")) >= 11
     assert said("systemctl is-system-running --wait") == "running"

@@ -35,7 +35,7 @@ def test_a_vm_that_cannot_start_is_told_by_the_caller(stopped: Lab, damage: str)
         words += ["--disk", "/nowhere/disk.img"]
         culprit = "/nowhere/disk.img"
     else:
-        stopped.done("set", "mini", "--memory", str(64 << 20))  # 64 TiB
+        stopped.done("set", "mini", "--memory", str(1 << 30))  # 1 PiB
         culprit = "QEMU ended with exit status 1"
     with leaving_nobody():
         for _ in range(2):

@@ -25,7 +25,7 @@ SEEN = "cat /dev/shm/mark; dd if=/dev/vda2 bs=1M count=1 iflag=direct 2>/dev/nul
 
 def root(lab: Lab, script: str, name: str = "mini") -> str:
     """What a script prints in the guest when root runs it."""
-    return lab.done("exec", "--user", "root", name, "sh", "-c", script).strip()
+    return lab.sh(script, name, user="root")
 
 
 def write(lab: Lab, mark: str, name: str = "mini") -> None:

@@ -47,7 +47,7 @@ def seen(lab: Lab, name: str = "mini") -> tuple[str, str]:
 
 def root(lab: Lab, script: str, name: str = "mini") -> str:
     """What a script prints in the guest that may use its disks."""
-    return lab.done("exec", "--user", "root", name, "sh", "-c", script).strip()
+    return lab.sh(script, name, user="root")
 
 
 def test_a_running_vm_on_an_overlay_returns_to_its_memory_and_disk(suspended: Lab) -> None:
