@@ -10,6 +10,7 @@ from typing import BinaryIO
 from tartlet.archive.container import Chunk, Zeros, read
 from tartlet.archive.entries import Header, header_length, parsed
 from tartlet.archive.errors import BadArchive
+from tartlet.host.files import write_at
 from tartlet.host.trouble import trouble_writing
 
 _START = 6
@@ -95,15 +96,9 @@ def _write_data(descriptor: int, at: int, data: bytes) -> None:
     view, start = memoryview(data), 0
     for grain in range(0, len(data), _GRAIN):
         if _ZEROS.startswith(view[grain : grain + _GRAIN]):
-            _write_all(descriptor, view[start:grain], at + start)
+            write_at(descriptor, view[start:grain], at + start)
             start = grain + _GRAIN
-    _write_all(descriptor, view[start:], at + start)
-
-
-def _write_all(descriptor: int, data: memoryview, at: int) -> None:
-    while data:
-        done = os.pwrite(descriptor, data, at)
-        data, at = data[done:], at + done
+    write_at(descriptor, view[start:], at + start)
 
 
 class _Stream:

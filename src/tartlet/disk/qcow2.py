@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tartlet.errors import FileTrouble, UserError
+from tartlet.host.files import write_at
 from tartlet.host.trouble import trouble_writing
 
 MAGIC = b"QFI\xfb"
@@ -141,7 +142,7 @@ def _fill(descriptor: int, size: int, backing: tuple[str, str] | None) -> None:
         (table, struct.pack(">Q", block)),
         (block, struct.pack(">H", 1) * clusters),
     ):
-        os.pwrite(descriptor, content, at)
+        write_at(descriptor, content, at)
     os.fsync(descriptor)
 
 

@@ -25,6 +25,7 @@ import anyio
 import anyio.to_thread
 
 from tartlet.errors import FileTrouble, UserError
+from tartlet.host.files import write_at
 from tartlet.host.trouble import what_to_do
 from tartlet.hypervisor.machine import Machine
 from tartlet.hypervisor.qemu import QemuVersion
@@ -251,7 +252,7 @@ def _write_header(descriptor: int, stream: int, of: Fingerprint) -> None:
     text = json.dumps(told).encode()
     if _HEADER.size + len(text) > STREAM_OFFSET:
         raise OSError(0, "the description of the machine is too long")
-    os.pwrite(descriptor, _HEADER.pack(_MAGIC, _VERSION, len(text)) + text, 0)
+    write_at(descriptor, _HEADER.pack(_MAGIC, _VERSION, len(text)) + text, 0)
 
 
 def _header(path: Path, descriptor: int) -> dict[str, Any]:

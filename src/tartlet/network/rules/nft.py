@@ -19,6 +19,7 @@ import anyio
 from anyio.abc import Process
 
 from tartlet.errors import ToolMissing, UserError
+from tartlet.host.files import write_at
 from tartlet.network.attachment import NetworkLost
 
 log = logging.getLogger(__name__)
@@ -104,10 +105,7 @@ class Rules:
 
     def _write(self, text: str) -> None:
         os.ftruncate(self._memory, 0)
-        left, position = memoryview(text.encode()), 0
-        while left:
-            written = os.pwrite(self._memory, left, position)
-            left, position = left[written:], position + written
+        write_at(self._memory, text.encode(), 0)
 
     async def _send(self, words: bytes) -> None:
         assert self._process.stdin is not None
