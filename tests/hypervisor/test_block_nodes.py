@@ -193,18 +193,21 @@ def test_places_on_the_bus_run_out_with_a_clear_word() -> None:
 def served(folder: Path, *more: str) -> Generator[tuple[int, Path]]:
     """An NBD server on a TCP port of the loopback address and on a Unix socket."""
     unix = folder / "nbd.sock"
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    tcp = ["nbdkit", "--foreground", *more, "-i", "127.0.0.1", "-p", str(port), "memory", "1M"]
-    local = ["nbdkit", "--foreground", *more, "-U", str(unix), "memory", "1M"]
-    with ExitStack() as servers:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as servers:
+        activated = f'exec 3<&{listener.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec nbdkit "$@"'  # nobody takes the port
+        tcp = ["bash", "-c", activated, "nbdkit"]
+        local = ["nbdkit", "-U", str(unix)]
         for number, words in enumerate((tcp, local)):
             ready = folder / f"ready-{number}"
-            server = servers.enter_context(subprocess.Popen([*words[:2], "-P", str(ready), *words[2:]]))
+            server = servers.enter_context(
+                subprocess.Popen(
+                    [*words, "--foreground", "-P", str(ready), *more, "memory", "1M"], pass_fds=[listener.fileno()]
+                )
+            )
             servers.callback(server.kill)
             while not ready.exists():
                 assert server.poll() is None
-        yield port, unix
+        yield listener.getsockname()[1], unix
 
 
 @pytest.fixture

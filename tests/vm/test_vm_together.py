@@ -10,8 +10,6 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import pytest
-
 from command import TART, surroundings
 from disk_files import check, guest_sees
 from leftovers import process_ids
@@ -112,8 +110,7 @@ def test_a_running_vm_is_renamed_changed_and_suspended_under_its_new_name(suspen
             [TART, "wait", "mini"], stdout=subprocess.PIPE, text=True, env=surroundings(suspended.home)
         )
         with waiting:
-            with pytest.raises(subprocess.TimeoutExpired):
-                waiting.wait(0.4)
+            until(lambda: "mini" in open_files(waiting.pid), "the waiting")
             suspended.done("rename", "mini", "moved")
             suspended.done("set", "moved", "--display", "800x600")
             suspended.done("set", "moved", "--display", "1024x768")
