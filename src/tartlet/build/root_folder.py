@@ -10,7 +10,6 @@ from itertools import takewhile
 from pathlib import Path
 from shlex import quote
 
-import anyio
 from anyio.streams.text import TextReceiveStream
 
 from tartlet.build.emulation import registered, registration, this_host
@@ -19,7 +18,7 @@ from tartlet.build.progress import Progress, Report
 from tartlet.build.recipe import HOOKS, Recipe
 from tartlet.build.requirements import CannotBuild, search_path
 from tartlet.build.sandbox import boxed
-from tartlet.host.process import run
+from tartlet.host.process import run, started
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ def _environment() -> dict[str, str]:
 async def _mmdebstrap(words: list[str], report: Report) -> None:
     """Run it, turning what it tells on stderr into stages."""
     told: deque[str] = deque(maxlen=40)
-    process = await anyio.open_process(
+    process = await started(
         boxed(*words),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

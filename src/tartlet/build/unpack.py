@@ -17,6 +17,7 @@ import anyio
 
 from tartlet.build.progress import Progress, Report, silent
 from tartlet.errors import FileTrouble, ToolMissing, UserError
+from tartlet.host.process import started
 from tartlet.host.trouble import trouble_writing
 
 _MARKS = {b"\x1f\x8b": "gz", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zst"}
@@ -102,7 +103,7 @@ async def _unzst(packed: IO[bytes], source: Path) -> AsyncGenerator[bytes]:
 @asynccontextmanager
 async def _zstd(packed: IO[bytes], stderr: IO[bytes]) -> AsyncGenerator[anyio.abc.Process]:
     try:
-        process = await anyio.open_process(
+        process = await started(
             ["zstd", "--decompress", "--stdout", "--quiet", "--long=31"],
             stdin=packed,
             stdout=subprocess.PIPE,

@@ -24,7 +24,7 @@ from tartlet.disk import qcow2
 from tartlet.disk.chain import Chain
 from tartlet.disk.model import Disk, DiskFormat
 from tartlet.errors import ToolFailed, ToolMissing, UserError
-from tartlet.host.process import run
+from tartlet.host.process import run, started
 from tartlet.host.trouble import trouble_writing
 
 Progress = Callable[[int], None]
@@ -172,7 +172,7 @@ async def _run_with_progress(words: list[str], size: int, progress: Progress) ->
     done = 0
     with TemporaryFile() as stderr:  # read when it is all there; a pipe would need a second reader
         try:
-            process = await anyio.open_process(words, stdin=DEVNULL, stderr=stderr, env={**os.environ, "LC_ALL": "C"})
+            process = await started(words, stdin=DEVNULL, stderr=stderr, env={**os.environ, "LC_ALL": "C"})
         except FileNotFoundError as exc:
             raise ToolMissing(words[0]) from exc
         async with process:

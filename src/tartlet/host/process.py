@@ -6,8 +6,9 @@ import logging
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from tempfile import TemporaryFile
+from typing import IO
 
 import anyio
 from anyio.abc import ByteReceiveStream, Process
@@ -26,19 +27,45 @@ async def run(*argv: str | os.PathLike[str], stdin: bytes = b"", env: Mapping[st
     """
     words = [os.fspath(word) for word in argv]
     log.debug("run: %s", shlex.join(words))
-    process: Process | None = None
     try:
         with TemporaryFile() as given:  # a file, because a pipe breaks when the program does not read it to its end
             given.write(stdin)
             given.seek(0)
-            with anyio.CancelScope(shield=True):  # asyncio kills one that it is just starting, but does not reap it
-                process = await anyio.open_process(words, stdin=given, env={**os.environ, **(env or {})})
+            process = await started(words, stdin=given, env={**os.environ, **(env or {})})
     except FileNotFoundError as exc:
         raise ToolMissing(words[0]) from exc
-    assert process is not None
     async with process:
         stdout, stderr = await _said(process)
         return _outcome(words, await process.wait(), stdout, stderr)
+
+
+async def started(
+    words: Sequence[str],
+    *,
+    stdin: int | IO[bytes] | None = subprocess.PIPE,
+    stdout: int | IO[bytes] | None = subprocess.PIPE,
+    stderr: int | IO[bytes] | None = subprocess.PIPE,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    start_new_session: bool = False,
+) -> Process:
+    """`anyio.open_process`, not given up in the middle: asyncio kills what it is just starting, but does not reap it.
+
+    Raises OSError.
+    """
+    process: Process | None = None
+    with anyio.CancelScope(shield=True):
+        process = await anyio.open_process(
+            words,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            pass_fds=pass_fds,
+            start_new_session=start_new_session,
+        )
+    assert process is not None
+    return process
 
 
 async def _said(process: Process) -> tuple[bytes, bytes]:

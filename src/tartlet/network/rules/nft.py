@@ -20,6 +20,7 @@ from anyio.abc import Process
 
 from tartlet.errors import ToolMissing, UserError
 from tartlet.host.files import write_at
+from tartlet.host.process import started
 from tartlet.network.attachment import NetworkLost
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ def program() -> str:
 
 
 async def _started(words: list[str], memory: int) -> Process:
-    return await anyio.open_process(
+    return await started(
         words,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -21,6 +21,7 @@ from ipaddress import IPv4Address
 import anyio
 from anyio.abc import Process
 
+from tartlet.host.process import started
 from tartlet.network import trial
 from tartlet.network.attachment import (
     SSH,
@@ -205,7 +206,7 @@ class _Running:
 async def _started(words: list[str], end: socket.socket, says: int) -> Process:
     try:
         with end:
-            return await anyio.open_process(
+            return await started(
                 words,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
