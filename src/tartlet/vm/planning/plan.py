@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 
 from tartlet.build.seed import valid_hostname
 from tartlet.console import audio, display, serial, vnc
@@ -46,6 +47,9 @@ from tartlet.vm.planning.options import RunOptions
 from tartlet.vm.stored.folder import VmFolder
 from tartlet.vm.stored.machine_id import machine_id
 from tartlet.vm.stored.model import VmConfig
+
+_NEEDED_NEXT = "tartlet.guest.service.service"
+"""What the supervisor imports as soon as QEMU runs, and the largest thing that it imports."""
 
 _NAMES = uuid.UUID("7a0e2a4e-6a3f-5b0b-9f0e-2d1c3b4a5968")
 """Name space of the machine identifiers that are derived from MAC addresses."""
@@ -103,10 +107,9 @@ async def planned(
     extra = [parse_disk_option(value) for value in options.disks]
     async with AsyncExitStack() as held:
         agent, own_agent, port = (held.enter_context(_pair()) for _ in range(3))
-        with ThreadPoolExecutor(
-            max_workers=1
-        ) as beside:  # QEMU takes a while to tell its version, and so does a network
+        with ThreadPoolExecutor(max_workers=1) as beside:  # the first VM's network takes a while
             finding = beside.submit(_emulator, config, options)
+            beside.submit(import_module, _NEEDED_NEXT)
             network = await held.enter_async_context(plugged_in(vm, config, options, forked=inherited is not None))
             emulator = finding.result()
         devices: tuple[Device, ...] = (
