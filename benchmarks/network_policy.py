@@ -27,8 +27,9 @@ from tartlet.network.policy.flatten import open_ranges
 from tartlet.network.policy.policy import Policy
 from tartlet.network.policy.targets import Way
 from tartlet.network.rules.filter import Filter, filtered
+from tartlet.network.rules.guard import base_table
 from tartlet.network.rules.nft import Rules, kernel_rules
-from tartlet.network.rules.ruleset import base_table, table_for
+from tartlet.network.rules.ruleset import table_for
 
 MOST_TO_REPLACE = 10.0
 """Milliseconds for the policy without elements, which is 29 ranges."""

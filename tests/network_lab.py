@@ -14,9 +14,9 @@ from namespaces import Namespace, entered, namespace
 from raw_frames import IPV4, TCP, UDP, ethernet, ipv4, tcp, udp
 from tartlet.network.policy.policy import Policy
 from tartlet.network.rules.filter import Filter, filtered
+from tartlet.network.rules.guard import base_table
 from tartlet.network.rules.nft import kernel_rules
 from tartlet.network.rules.plug import Plug
-from tartlet.network.rules.ruleset import base_table
 
 GATEWAY, HOST_ON_LAN = "192.168.64.1", "192.168.0.2"
 GATEWAY_MAC = "02:00:00:00:00:fe"

@@ -14,9 +14,10 @@ from namespaces import Namespace
 from tartlet.network.attachment import NetworkLost
 from tartlet.network.policy.policy import Policy
 from tartlet.network.rules.filter import filtered
+from tartlet.network.rules.guard import base_table
 from tartlet.network.rules.nft import Rules, RulesRefused, kernel_rules
 from tartlet.network.rules.plug import Plug
-from tartlet.network.rules.ruleset import base_table, table_for
+from tartlet.network.rules.ruleset import table_for
 
 pytestmark = [
     pytest.mark.anyio,

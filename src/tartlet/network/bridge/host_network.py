@@ -24,7 +24,7 @@ from tartlet.network.attachment import NetworkMode
 from tartlet.network.bridge.caretaker import Caretaker
 from tartlet.network.bridge.requests import Attach, NotAllowed
 from tartlet.network.preferences import Preferences
-from tartlet.network.rules.ruleset import TAP_PREFIX
+from tartlet.network.rules.guard import TAP_PREFIX
 from tartlet.network.shared import links, subnet
 from tartlet.network.shared.bridges import HOST_ONLY, ROUTED, Bridges
 from tartlet.network.shared.fabric import Fabric, Plugged, apply, base_removal

@@ -22,7 +22,7 @@ from tartlet.network.install.setup_accounts import Group, Member, User, entry
 from tartlet.network.install.setup_manifest import MANIFEST, made_before, note_made
 from tartlet.network.install.setup_steps import HOST, Enabled, Step, Written, within
 from tartlet.network.preferences import SYSTEM_FILE
-from tartlet.network.rules.ruleset import TAP_PREFIX
+from tartlet.network.rules.guard import TAP_PREFIX
 from tartlet.network.shared.links import BRIDGED_TAP_PREFIX
 from tartlet.network.shared.rights import RightsMissing
 from tartlet.network.shared.wire import INSTALLED

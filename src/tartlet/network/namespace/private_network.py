@@ -13,7 +13,7 @@ from typing import Any
 from tartlet.network.attachment import NetworkMode
 from tartlet.network.namespace import pasta
 from tartlet.network.preferences import Preferences
-from tartlet.network.rules.ruleset import TAP_PREFIX
+from tartlet.network.rules.guard import TAP_PREFIX
 from tartlet.network.shared import links, resolvers, subnet
 from tartlet.network.shared.bridges import Bridges, Start
 from tartlet.network.shared.fabric import Fabric, Plugged

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 from tartlet.errors import ToolFailed, ToolMissing
-from tartlet.network.rules.ruleset import TAP_PREFIX, base_table
+from tartlet.network.rules.guard import TAP_PREFIX, base_table
 from tartlet.network.shared import conntrack, links
 from tartlet.network.shared.addresses import AddressBook
 from tartlet.network.shared.dnsmasq import Dnsmasq, Reservation, Served
