@@ -87,9 +87,12 @@ def is_complete(folder: Path) -> bool:
 
 
 def _is_stacked(manifest: str) -> bool:
-    """Whether a manifest tells of overlays; in JSON the slash before this part of their media type may be escaped."""
+    """Whether a manifest tells of overlays; in JSON the slash in their media type may be escaped."""
+    from tartlet.image.format.manifest import OVERLAY_FAMILY  # images with a disk are not asked
+
+    _, _, family = OVERLAY_FAMILY.partition("/")
     try:
         with open(manifest, "rb") as file:
-            return b"vnd.cirruslabs.tart.disk.asif." in file.read()
+            return family.encode() in file.read()
     except OSError:
         return False

@@ -27,19 +27,22 @@ def linked_twin(cache: ImageCache, name: ImageName, digest: str) -> CachedImage 
         try:
             with cache.using(twin), scratch_folder(cache.work_folders()) as work:
                 os.link(twin.disk_path, work / twin.disk_path.name)
-                for path in files(twin):
-                    if path != twin.disk_path:
-                        sparse_copy(path, work / path.name, sync=True)
+                copy_small_files(twin, work)
+                sparse_copy(twin.manifest_path, work / twin.manifest_path.name, sync=True)
                 return cache.install(work, name, digest)
         except (ImageMissing, OSError) as exc:
             log.debug("%s cannot be shared: %s", twin.name, exc)
     return None
 
 
-def files(image: CachedImage) -> list[Path]:
-    """Those of its files that are there and belong to the image itself."""
-    paths = (image.config_path, image.disk_path, image.nvram_path, image.manifest_path, image.oci_config_path)
-    return [path for path in paths if path.exists()]
+def copy_small_files(image: CachedImage, folder: Path) -> None:
+    """Copy what belongs to it beside disk and manifest: with one file for two images a lock on one were on both.
+
+    Raises OSError.
+    """
+    for path in (image.config_path, image.nvram_path, image.oci_config_path):
+        if path != image.oci_config_path or path.exists():
+            sparse_copy(path, folder / path.name, sync=True)
 
 
 def shared(source: Path, target: Path) -> None:

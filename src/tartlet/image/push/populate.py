@@ -12,7 +12,7 @@ from tartlet.host.scratch import scratch_folder
 from tartlet.host.trouble import trouble_writing
 from tartlet.image.cache.cache import ImageCache
 from tartlet.image.cache.cached_image import MANIFEST_FILE, OCI_CONFIG_FILE, CachedImage
-from tartlet.image.cache.twins import files, shared
+from tartlet.image.cache.twins import copy_small_files, shared
 from tartlet.image.format.manifest import usual_oci_config
 from tartlet.image.format.source import DiskSource
 from tartlet.image.push.plan import Target
@@ -42,12 +42,14 @@ def populate(
 
 
 def filled_from(image: CachedImage) -> Callable[[Path], None]:
-    """Fills a folder with the files of a cached image, sharing them: nobody writes to them any more."""
+    """Fills a folder with the files of a cached image, sharing its disk: nobody writes to that any more."""
 
     def fill(folder: Path) -> None:
-        for path in files(image):
-            if path != image.manifest_path:
-                shared(path, folder / path.name)
+        try:
+            shared(image.disk_path, folder / image.disk_path.name)
+            copy_small_files(image, folder)
+        except OSError as exc:
+            raise trouble_writing(folder, exc) from exc
 
     return fill
 
